@@ -1,0 +1,1 @@
+//! End-to-end, parity and fault tests of the workspace live in `tests/tests`.

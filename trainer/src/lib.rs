@@ -1,0 +1,1 @@
+//! SAM and HQ-SAM in tch: what is learned.
