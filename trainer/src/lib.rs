@@ -1,1 +1,29 @@
-//! SAM and HQ-SAM in tch: what is learned.
+//! What is learned: SAM and HQ-SAM in tch, the data-parallel training step, checkpoints,
+//! evaluation and export.
+//!
+//! ```text
+//! pipeline::Batch -> batch (tensors) -> model (encode, embed prompts, decode) -> loss
+//!   -> backward -> data_parallel (one flat all-reduce) -> optim (Adam) -> checkpoint -> export
+//! ```
+//!
+//! [`step`] is one optimiser step from top to bottom, [`train`] the loop around it.
+
+pub mod batch;
+pub mod checkpoint;
+pub mod config;
+pub mod curve;
+pub mod data_parallel;
+pub mod device;
+pub mod evaluate;
+pub mod export;
+pub mod loss;
+pub mod loss_points;
+pub mod metrics;
+pub mod model;
+pub mod optim;
+pub mod predict;
+pub mod run;
+pub mod run_log;
+pub mod step;
+pub mod train;
+pub mod weights;

@@ -1,1 +1,40 @@
-fn main() {}
+//! `hqsam`: train, evaluate, export, predict.
+
+mod cli;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    // One line per failure: tensor operations of tch panic with libtorch's own message, whose
+    // first line is what a user needs.
+    std::panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
+    tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .without_time()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env()
+                .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info")),
+        )
+        .init();
+    let arguments = cli::Arguments::parse();
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cli::run(arguments)));
+    let message = match outcome {
+        Ok(Ok(())) => return ExitCode::SUCCESS,
+        Ok(Err(error)) => format!("{error:#}"),
+        Err(panic) => format!("internal error: {}", panic_message(panic.as_ref())),
+    };
+    tracing::error!("{message}");
+    ExitCode::FAILURE
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic
+        .downcast_ref::<String>()
+        .map(String::as_str)
+        .or_else(|| panic.downcast_ref::<&str>().copied())
+        .unwrap_or("unknown panic");
+    text.lines().next().unwrap_or(text)
+}

@@ -1,0 +1,132 @@
+//! Raw folders in, exported model out, trained by two real processes, on tiny inputs.
+
+use std::path::Path;
+
+use tests::{fail, succeed};
+
+/// A ViT small enough for seconds, with every part of the real one: windowed and global blocks.
+const TINY: &str = r#"
+output = "run"
+[model]
+random_sam = true
+encoder = { kind = "vit", img_size = 256, patch_size = 16, embed_dim = 32, depth = 2, num_heads = 2, window_size = 7, global_attn_indexes = [1] }
+[data]
+path = "data"
+threads = 1
+[augment]
+scale_range = [0.5, 1.5]
+[prompt]
+kinds = ["box", "points"]
+[train]
+epochs = 2
+global_batch = 4
+micro_batch = 1
+lr_drop_epoch = 1
+[eval]
+splits = ["val"]
+"#;
+
+fn tiny_data(folder: &Path) {
+    let _ = succeed(folder, "hqseg", &["draw", "raw", "--count", "12", "--seed", "7", "--layout", "ecssd"]);
+    let _ = succeed(folder, "hqseg", &["build", "--auto", "raw", "--output", "data", "--holdout", "0.25"]);
+    std::fs::write(folder.join("tiny.toml"), TINY).unwrap();
+}
+
+fn steps(folder: &Path, run: &str) -> Vec<serde_json::Value> {
+    std::fs::read_to_string(folder.join(run).join("steps.jsonl"))
+        .unwrap()
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[test]
+fn raw_folders_become_an_exported_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    tiny_data(folder);
+    let _ = succeed(folder, "launch", &["--procs", "2", "tiny.toml"]);
+
+    let steps = steps(folder, "run");
+    assert_eq!(steps.len(), 2 * (9 / 4), "two epochs of two full batches");
+    assert!(steps.iter().all(|step| step["loss"].as_f64().unwrap().is_finite()));
+    assert_eq!(steps[0]["lr"], 1e-3);
+    assert_eq!(steps[3]["lr"], 1e-4);
+
+    let report: serde_json::Value =
+        serde_json::from_str(&succeed(folder, "hqsam", &["eval", "run", "--json"])).unwrap();
+    let sets = report[0]["sets"].as_array().unwrap();
+    assert_eq!(sets.last().unwrap()["set"], "all");
+    assert_eq!(sets.last().unwrap()["images"], 3);
+
+    for format in ["pth", "safetensors"] {
+        let _ = succeed(folder, "hqsam", &["export", "run", "--format", format]);
+    }
+    let image = first_image(&folder.join("raw"));
+    let box_ = ["--box", "20,20,200,200"];
+    let mut masks = Vec::new();
+    for model in ["run", "run/hqsam.pth", "run/hqsam.safetensors"] {
+        let mut arguments = vec!["predict", model, image.as_str()];
+        arguments.extend(box_);
+        let _ = succeed(folder, "hqsam", &arguments);
+        masks.push(std::fs::read(folder.join("mask.png")).unwrap());
+        assert!(folder.join("mask.overlay.png").exists());
+    }
+    assert!(masks.iter().all(|mask| *mask == masks[0]), "the exports predict as the run does");
+}
+
+#[test]
+fn stopping_after_an_epoch_and_resuming_changes_no_bit() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    tiny_data(folder);
+    let whole = ["--procs", "2", "tiny.toml", "--set", "output=\"whole\"", "--set", "eval.splits=[]"];
+    let _ = succeed(folder, "launch", &whole);
+    // The learning rate of an epoch does not depend on the number of epochs, so a run of one
+    // epoch is the first half of a run of two.
+    let half = ["--procs", "2", "tiny.toml", "--set", "output=\"half\"", "--set", "eval.splits=[]"];
+    let _ = succeed(folder, "launch", &[&half[..], &["--set", "train.epochs=1"]].concat());
+    let refusal = fail(folder, "launch", &half);
+    assert!(refusal.contains("--resume"), "{refusal}");
+    let _ = succeed(folder, "launch", &[&half[..], &["--resume"]].concat());
+
+    let last = "checkpoints/step-0000000004.safetensors";
+    let tensors = |run: &str| {
+        let checkpoint = trainer::checkpoint::load(&folder.join(run).join(last)).unwrap();
+        checkpoint.info.tensors_sha256
+    };
+    assert_eq!(tensors("whole"), tensors("half"));
+}
+
+#[test]
+fn one_and_two_processes_train_alike() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    tiny_data(folder);
+    for (procs, output) in [("1", "one"), ("2", "two")] {
+        let output = format!("output=\"{output}\"");
+        let arguments =
+            ["--procs", procs, "tiny.toml", "--set", &output, "--set", "eval.splits=[]"];
+        let _ = succeed(folder, "launch", &arguments);
+    }
+    for (one, two) in steps(folder, "one").iter().zip(steps(folder, "two")) {
+        let (one, two) = (one["loss"].as_f64().unwrap(), two["loss"].as_f64().unwrap());
+        // Sums of floats in another order.
+        assert!((one - two).abs() < 1e-4, "loss {one} against {two}");
+    }
+}
+
+fn first_image(folder: &Path) -> String {
+    let mut pending = vec![folder.to_owned()];
+    while let Some(path) = pending.pop() {
+        if path.is_dir() {
+            let mut entries: Vec<_> =
+                std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap().path()).collect();
+            entries.sort();
+            pending.extend(entries.into_iter().rev());
+        } else if path.extension().is_some_and(|extension| extension == "jpg") {
+            return path.to_str().unwrap().to_owned();
+        }
+    }
+    panic!("no image under {}", folder.display());
+}

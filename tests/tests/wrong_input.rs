@@ -1,0 +1,100 @@
+//! What users get wrong: one actionable line each, never a panic.
+
+use std::collections::BTreeMap;
+
+use tch::{Device, Kind, Tensor};
+use tests::fail;
+use trainer::model::{EncoderConfig, SamHq, StateDict};
+use trainer::weights::save_pth;
+
+const CONFIG: &str = r#"
+output = "run"
+[model]
+encoder = "lite_medsam"
+checkpoint = "sam.pth"
+[data]
+path = "data"
+"#;
+
+fn folder_with(config: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.toml"), config).unwrap();
+    folder
+}
+
+#[test]
+fn unknown_key_names_the_nearest_valid_one() {
+    let folder = folder_with(&format!("{CONFIG}\n[train]\nepcohs = 3\n"));
+    let error = fail(folder.path(), "hqsam", &["train", "config.toml"]);
+    assert!(error.contains("epcohs") && error.contains("epochs"), "{error}");
+    assert_eq!(error.trim().lines().count(), 1, "{error}");
+}
+
+#[test]
+fn unknown_encoder_lists_the_known_ones() {
+    let folder = folder_with(&CONFIG.replace("lite_medsam", "vit_xl"));
+    let error = fail(folder.path(), "hqsam", &["train", "config.toml"]);
+    assert!(error.contains("vit_xl") && error.contains("vit_l"), "{error}");
+}
+
+#[test]
+fn data_that_is_not_there_is_named() {
+    let folder = folder_with(CONFIG);
+    let error = fail(folder.path(), "hqsam", &["train", "config.toml"]);
+    assert!(error.contains("data"), "{error}");
+}
+
+#[test]
+fn no_gpu_says_how_to_train_on_cpu() {
+    if tch::Cuda::is_available() {
+        println!("skipped: this machine has a GPU");
+        return;
+    }
+    let root = tests::workspace_root();
+    let error = fail(&root, "launch", &["--gpus", "8", "configs/hqsam_l.toml"]);
+    assert!(error.contains("--procs"), "{error}");
+    assert_eq!(error.trim().lines().count(), 1, "{error}");
+}
+
+#[test]
+fn checkpoints_of_another_kind_are_named_by_group() {
+    let folder = tempfile::tempdir().unwrap();
+    let image = folder.path().join("image.png");
+    image::GrayImage::from_pixel(32, 32, image::Luma([9])).save(&image).unwrap();
+    let predict = |name: &str| {
+        let arguments = ["predict", name, "image.png", "--box", "1,1,20,20"];
+        fail(folder.path(), "hqsam", &arguments)
+    };
+
+    let other: StateDict =
+        BTreeMap::from([("layer.weight".into(), Tensor::zeros([2, 2], (Kind::Float, Device::Cpu)))]);
+    save_pth(&folder.path().join("other.pth"), &other).unwrap();
+    let error = predict("other.pth");
+    assert!(error.contains("other.pth") && error.contains("HQ-SAM"), "{error}");
+
+    // A plain SAM, as users pass it by mistake.
+    let encoder = EncoderConfig::named("lite_medsam").unwrap();
+    let mut sam = SamHq::random(&encoder, 1, Device::Cpu).state_dict();
+    sam.retain(|name, _| {
+        !["hf_token", "hf_mlp", "compress_vit_feat", "embedding_encoder", "embedding_maskfeature"]
+            .iter()
+            .any(|part| name.contains(part))
+    });
+    save_pth(&folder.path().join("sam.pth"), &sam).unwrap();
+    let error = predict("sam.pth");
+    assert!(error.contains("sam.pth") && error.contains("HQ-SAM"), "{error}");
+
+    // Half of a model.
+    sam.retain(|name, _| !name.starts_with("prompt_encoder."));
+    sam.insert("surprise".into(), Tensor::zeros([1], (Kind::Float, Device::Cpu)));
+    let path = folder.path().join("half.safetensors");
+    trainer::weights::save_safetensors(&path, &sam, &BTreeMap::new()).unwrap();
+    let state = trainer::weights::load(&path).unwrap().state;
+    let hq = trainer::model::HqInit::Fresh { seed: 0 };
+    let error = SamHq::from_state(&encoder, state, hq, Device::Cpu).err().unwrap().to_string();
+    assert!(error.contains("prompt_encoder") && error.contains("surprise"), "{error}");
+
+    std::fs::write(folder.path().join("text.pth"), "not a checkpoint").unwrap();
+    assert!(predict("text.pth").contains("text.pth"));
+    assert!(predict("absent.pth").contains("no such"));
+}

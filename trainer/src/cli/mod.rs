@@ -1,0 +1,207 @@
+//! The commands of `hqsam`.
+
+mod predict;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::{Context, Result, anyhow, bail};
+use clap::{Args, Parser, Subcommand};
+use dataset::order::World;
+use launch::rank_env::RankEnv;
+use pipeline::Dataset;
+use tch::Device;
+use trainer::config::{EvalSection, TrainConfig};
+use trainer::data_parallel::DataParallel;
+use trainer::evaluate::{EvalContext, evaluate};
+use trainer::export::{ExportFormat, export};
+use trainer::run::{self, OpenModel};
+use trainer::run_log::{evaluation_bar, write_report};
+use trainer::train::{Outcome, TrainOptions, train};
+
+/// Trains, evaluates, exports and applies HQ-SAM.
+#[derive(Parser)]
+#[command(name = "hqsam", version, about)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// `cpu` or `cuda`; the launcher sets it for its ranks.
+    #[arg(long, global = true, env = "HQSAM_DEVICE")]
+    device: Option<String>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Train (one rank; `launch` starts several).
+    Train(TrainArguments),
+    /// Mask IoU and boundary IoU of the frozen SAM and of HQ-SAM, per set.
+    Eval(EvalArguments),
+    /// Write the merged model for other tools.
+    Export(ExportArguments),
+    /// Predict the mask of one prompt on one image.
+    Predict(predict::PredictArguments),
+}
+
+#[derive(Args)]
+struct TrainArguments {
+    /// Training configuration (TOML).
+    config: PathBuf,
+    /// Override a key: `--set train.epochs=3`.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Go on from the newest checkpoint of the run.
+    #[arg(long)]
+    resume: bool,
+}
+
+#[derive(Args)]
+struct EvalArguments {
+    /// Folder of a run, or a merged HQ-SAM file.
+    model: PathBuf,
+    /// Data set: its folder or URL, or the build configuration that made it. Default: the run's.
+    #[arg(long)]
+    data: Option<String>,
+    /// Splits; default: those of the run's configuration, else `val`.
+    #[arg(long)]
+    split: Vec<String>,
+    /// Encoder of a model file whose sizes are not published ones.
+    #[arg(long)]
+    encoder: Option<String>,
+    /// Evaluate only the first so many images.
+    #[arg(long)]
+    limit: Option<u64>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+    /// Folder for `<split>.json` and `<split>.md`. Default: `eval` inside the run.
+    #[arg(long)]
+    output: Option<PathBuf>,
+    /// Decoding threads.
+    #[arg(long, default_value_t = 1)]
+    threads: usize,
+}
+
+#[derive(Args)]
+struct ExportArguments {
+    /// Folder of a run, or a merged HQ-SAM file to convert.
+    model: PathBuf,
+    /// File format.
+    #[arg(long, value_enum, default_value = "pth")]
+    format: ExportFormat,
+    /// Output file. Default: `hqsam.<format>` inside the run.
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    /// Encoder of a model file whose sizes are not published ones.
+    #[arg(long)]
+    encoder: Option<String>,
+}
+
+pub(crate) fn run(arguments: Arguments) -> Result<()> {
+    let rank_env = RankEnv::from_env()?;
+    let device = trainer::device::device(arguments.device.as_deref(), rank_env.as_ref())
+        .map_err(|message| anyhow!(message))?;
+    match arguments.command {
+        Command::Train(train) => run_train(&train, device, rank_env),
+        Command::Eval(eval) => run_eval(&eval, device),
+        Command::Export(export) => run_export(&export, device),
+        Command::Predict(predict) => predict::run(&predict, device),
+    }
+}
+
+fn run_train(arguments: &TrainArguments, device: Device, rank_env: Option<RankEnv>) -> Result<()> {
+    let rank = rank_env.as_ref().map_or(0, |env| env.rank);
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // The second signal ends the process at once; the first only asks.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
+        signal_hook::flag::register(signal, Arc::clone(&stop))?;
+    }
+    let config = TrainConfig::load(&arguments.config, &arguments.overrides)?;
+    let options = TrainOptions { resume: arguments.resume, device, rank_env, stop };
+    let outcome = train(&config, &options).with_context(|| format!("rank {rank}"))?;
+    if rank != 0 {
+        return Ok(());
+    }
+    match outcome {
+        Outcome::Finished { reports } => {
+            for report in &reports {
+                tracing::info!("split {}\n{}", report.split, report.table());
+            }
+            tracing::info!("finished; export with: hqsam export {}", config.output.display());
+        }
+        Outcome::Stopped { checkpoint } => tracing::info!(
+            "stopped at {}; resume with the same command and --resume",
+            checkpoint.display()
+        ),
+    }
+    Ok(())
+}
+
+fn run_eval(arguments: &EvalArguments, device: Device) -> Result<()> {
+    let OpenModel { model, encoder, origin, config } =
+        run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
+    let data = match (&arguments.data, &config) {
+        (Some(data), _) => data.clone(),
+        (None, Some(config)) => config.data.path.clone(),
+        (None, None) => bail!("--data is missing: name the data set to evaluate on"),
+    };
+    let dataset = Arc::new(Dataset::open(&data)?);
+    let mut section = config.map_or_else(EvalSection::default, |config| config.eval);
+    section.limit = arguments.limit.or(section.limit);
+    if !arguments.split.is_empty() {
+        section.splits.clone_from(&arguments.split);
+    }
+    let data_parallel = DataParallel::single();
+    let mut reports = Vec::new();
+    for split in &section.splits {
+        let rows = dataset.num_samples(split)?;
+        let context = EvalContext {
+            model: &model,
+            img_size: encoder.img_size() as usize,
+            device,
+            world: World::new(0, 1)?,
+            data_parallel: &data_parallel,
+            progress: evaluation_bar(split, section.limit.map_or(rows, |limit| limit.min(rows))),
+        };
+        let report = evaluate(&context, &dataset, split, &section, arguments.threads)?;
+        context.progress.finish_and_clear();
+        let folder = arguments.output.clone().or_else(|| {
+            arguments.model.is_dir().then(|| arguments.model.join("eval"))
+        });
+        if let Some(folder) = folder {
+            write_report(&folder, split, &report)?;
+        }
+        if !arguments.json {
+            print(&format!("{origin} on {data}, split {split}\n\n{}", report.table()))?;
+        }
+        reports.push(report);
+    }
+    if arguments.json {
+        print(&serde_json::to_string_pretty(&reports)?)?;
+    }
+    Ok(())
+}
+
+fn run_export(arguments: &ExportArguments, device: Device) -> Result<()> {
+    let OpenModel { model, origin, .. } =
+        run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
+    let output = match (&arguments.output, arguments.model.is_dir()) {
+        (Some(output), _) => output.clone(),
+        (None, true) => arguments.model.join(format!("hqsam.{}", arguments.format.extension())),
+        (None, false) => bail!("-o is missing: name the file to write"),
+    };
+    let state = model.state_dict();
+    export(&state, &output, arguments.format)?;
+    print(&format!(
+        "{} ({} tensors, from {origin}), read back and compared",
+        output.display(),
+        state.len()
+    ))
+}
+
+/// Standard output belongs to results.
+pub(crate) fn print(text: &str) -> Result<()> {
+    use std::io::Write;
+    Ok(writeln!(std::io::stdout(), "{text}")?)
+}

@@ -1,0 +1,297 @@
+//! What a training run is: the TOML of `configs/hqsam_*.toml`, with the published recipe as default.
+
+use std::path::PathBuf;
+
+use dataset::prompt::PromptKind;
+use serde::{Deserialize, Serialize};
+
+use crate::model::EncoderConfig;
+use crate::train::TrainError;
+
+/// A training run. `load` it with [`TrainConfig::load`]; every field has the published value as
+/// its default where the published recipe has one.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainConfig {
+    /// Folder of the run: logs, checkpoints, evaluation tables, the resolved configuration.
+    pub output: PathBuf,
+    /// The frozen SAM.
+    pub model: ModelSection,
+    /// The data set built by `hqseg build`.
+    pub data: DataSection,
+    /// Flip and large-scale jitter.
+    #[serde(default)]
+    pub augment: AugmentSection,
+    /// Prompt kinds.
+    #[serde(default)]
+    pub prompt: PromptSection,
+    /// Optimisation.
+    #[serde(default)]
+    pub train: TrainSection,
+    /// Evaluation during and after training.
+    #[serde(default)]
+    pub eval: EvalSection,
+}
+
+/// Which SAM, and where its weights lie.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ModelSection {
+    /// `vit_b`, `vit_l`, `vit_h`, `vit_tiny`, `lite_medsam`, or a table of explicit sizes.
+    pub encoder: EncoderChoice,
+    /// SAM checkpoint (`.pth` or `.safetensors`) with the published key names. Without it the
+    /// frozen part is random, which only speed measurements and tests want: `random_sam` must
+    /// say so.
+    #[serde(default)]
+    pub checkpoint: Option<PathBuf>,
+    /// Start from random frozen weights on purpose.
+    #[serde(default)]
+    pub random_sam: bool,
+}
+
+/// A published encoder by name, or explicit sizes.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(untagged)]
+pub enum EncoderChoice {
+    /// One of [`EncoderConfig::names`].
+    Named(String),
+    /// Explicit sizes.
+    Explicit(EncoderConfig),
+}
+
+impl EncoderChoice {
+    /// The sizes behind the choice.
+    ///
+    /// # Errors
+    /// A name that is not published; the message lists the valid ones.
+    pub fn resolve(&self) -> Result<EncoderConfig, TrainError> {
+        match self {
+            Self::Explicit(config) => Ok(config.clone()),
+            Self::Named(name) => EncoderConfig::named(name).ok_or_else(|| {
+                TrainError::Config(format!(
+                    "model.encoder = \"{name}\" is not known; valid: {}, or a table of sizes",
+                    EncoderConfig::names().join(", ")
+                ))
+            }),
+        }
+    }
+}
+
+/// Where the samples come from.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataSection {
+    /// Folder or URL of the data set, or the build configuration that made it.
+    pub path: String,
+    /// Split to train on.
+    #[serde(default = "default_train_split")]
+    pub split: String,
+    /// Decoding and augmentation threads per rank.
+    #[serde(default = "default_threads")]
+    pub threads: usize,
+    /// Batches prepared ahead of the training step.
+    #[serde(default = "default_prefetch")]
+    pub prefetch_batches: usize,
+}
+
+fn default_train_split() -> String {
+    "train".into()
+}
+fn default_threads() -> usize {
+    2
+}
+fn default_prefetch() -> usize {
+    2
+}
+
+/// Augmentation; the defaults are the published ones.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AugmentSection {
+    /// Probability of a horizontal flip.
+    pub flip_probability: f64,
+    /// Range of the large-scale jitter; the longest side becomes `scale * img_size`. An empty
+    /// list turns jitter off (the pair is stretched to the input size).
+    pub scale_range: Vec<f64>,
+    /// Redraw a crop (ten times at most) until it shows this many foreground pixels. Absent: the
+    /// published behaviour, never redraw.
+    pub min_foreground_pixels: Option<usize>,
+}
+
+impl Default for AugmentSection {
+    fn default() -> Self {
+        Self { flip_probability: 0.5, scale_range: vec![0.1, 2.0], min_foreground_pixels: None }
+    }
+}
+
+/// Prompts; the defaults are the published ones.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PromptSection {
+    /// Kinds, one drawn uniformly per sample.
+    pub kinds: Vec<PromptKind>,
+    /// Positive points of a point prompt.
+    pub num_points: usize,
+}
+
+impl Default for PromptSection {
+    fn default() -> Self {
+        Self {
+            kinds: vec![PromptKind::Box, PromptKind::Points, PromptKind::NoiseMask],
+            num_points: 10,
+        }
+    }
+}
+
+/// Optimisation; the defaults are the published ones.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TrainSection {
+    /// Passes over the split.
+    pub epochs: u64,
+    /// Samples per optimiser step over all ranks.
+    pub global_batch: usize,
+    /// Samples that go through the model at once on one rank; a rank whose part of the global
+    /// batch is larger accumulates gradients.
+    pub micro_batch: usize,
+    /// Learning rate of Adam.
+    pub lr: f64,
+    /// Epochs after which the learning rate is multiplied by `lr_drop_factor`; it drops again
+    /// after each further such number of epochs, as a step schedule does.
+    pub lr_drop_epoch: u64,
+    /// Factor of the drop.
+    pub lr_drop_factor: f64,
+    /// Seed of everything random.
+    pub seed: u64,
+    /// Ranks of the run this configuration was written for; `launch` needs no more than the
+    /// number it is given, any world size trains on the same global batches.
+    pub world_size: usize,
+    /// Seconds that a collective waits for the slowest rank.
+    pub collective_timeout_secs: u64,
+    /// Checkpoints kept besides the newest; 0 keeps all.
+    pub keep_last: usize,
+}
+
+impl Default for TrainSection {
+    fn default() -> Self {
+        Self {
+            epochs: 12,
+            global_batch: 32,
+            micro_batch: 4,
+            lr: 1e-3,
+            lr_drop_epoch: 10,
+            lr_drop_factor: 0.1,
+            seed: 42,
+            world_size: 8,
+            collective_timeout_secs: 600,
+            keep_last: 0,
+        }
+    }
+}
+
+impl TrainSection {
+    /// Learning rate of `epoch` (from 0): `lr * factor ^ floor(epoch / lr_drop_epoch)`, torch's
+    /// `StepLR`; the published run has 1e-3 in epochs 0 to 9 and 1e-4 in 10 and 11.
+    #[must_use]
+    pub fn lr_at(&self, epoch: u64) -> f64 {
+        let drops = if self.lr_drop_epoch == 0 { 0 } else { epoch / self.lr_drop_epoch };
+        self.lr * self.lr_drop_factor.powi(i32::try_from(drops).unwrap_or(i32::MAX))
+    }
+}
+
+/// Evaluation.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EvalSection {
+    /// Splits evaluated; empty: none.
+    pub splits: Vec<String>,
+    /// Evaluate after every so many epochs (the last always); 0: only after the last.
+    pub every_epochs: u64,
+    /// Images of a split that are evaluated during training; absent: all.
+    pub limit: Option<u64>,
+    /// Dilation ratio of the boundary IoU (0.02 in the published evaluation).
+    pub dilation_ratio: f64,
+    /// Images that go through the encoder at once.
+    pub batch: usize,
+}
+
+impl Default for EvalSection {
+    fn default() -> Self {
+        Self {
+            splits: vec!["val".into()],
+            every_epochs: 1,
+            limit: None,
+            dilation_ratio: 0.02,
+            batch: 2,
+        }
+    }
+}
+
+impl TrainConfig {
+    /// Reads a configuration and applies `--set a.b=c` overrides.
+    ///
+    /// # Errors
+    /// An unreadable file, an unknown key (with the nearest valid name), a value out of range.
+    pub fn load(path: &std::path::Path, overrides: &[String]) -> Result<Self, TrainError> {
+        let config: Self = pipeline::config::load_config(path, overrides)
+            .map_err(|error| TrainError::Config(error.to_string()))?;
+        config.check().map_err(|problem| {
+            TrainError::Config(format!("{}: {problem}", path.display()))
+        })?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        let t = &self.train;
+        let positive = [
+            ("train.epochs", t.epochs as usize),
+            ("train.global_batch", t.global_batch),
+            ("train.micro_batch", t.micro_batch),
+            ("data.threads", self.data.threads),
+            ("data.prefetch_batches", self.data.prefetch_batches),
+            ("prompt.num_points", self.prompt.num_points),
+            ("eval.batch", self.eval.batch),
+        ];
+        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
+            return Err(format!("{key} must be at least 1"));
+        }
+        if self.prompt.kinds.is_empty() {
+            return Err("prompt.kinds must name at least one of box, points, noise_mask".into());
+        }
+        if !(t.lr > 0.0 && t.lr.is_finite()) {
+            return Err(format!("train.lr must be positive, found {}", t.lr));
+        }
+        match self.augment.scale_range.as_slice() {
+            [] => {}
+            [low, high] if 0.0 < *low && low <= high => {}
+            other => {
+                return Err(format!(
+                    "augment.scale_range must be [low, high] with 0 < low <= high, found {other:?}"
+                ));
+            }
+        }
+        if !(0.0..=1.0).contains(&self.augment.flip_probability) {
+            return Err("augment.flip_probability must lie in 0..1".into());
+        }
+        if self.model.checkpoint.is_none() && !self.model.random_sam {
+            return Err("model.checkpoint is missing: name a SAM checkpoint, or set \
+                 model.random_sam = true to train on random frozen weights"
+                .into());
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn published_schedule_drops_after_epoch_ten() {
+        let section = TrainSection::default();
+        assert_eq!(section.lr_at(0), 1e-3);
+        assert_eq!(section.lr_at(9), 1e-3);
+        assert!((section.lr_at(10) - 1e-4).abs() < 1e-12);
+        assert!((section.lr_at(11) - 1e-4).abs() < 1e-12);
+    }
+}

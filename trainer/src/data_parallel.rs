@@ -1,0 +1,150 @@
+//! Data parallelism: one flat bucket per step, summed over ranks, with the flags that all ranks
+//! must agree on before the update travelling in it.
+
+use c10d::{C10dError, ProcessGroup, ReduceOp};
+use tch::{Kind, Tensor};
+
+/// What a step adds up over all ranks besides the gradients.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct StepSums {
+    /// Weighted sum of the mask loss.
+    pub loss_mask: f64,
+    /// Weighted sum of the dice loss.
+    pub loss_dice: f64,
+    /// Ranks that were asked to stop.
+    pub stop_requests: f64,
+}
+
+const NUM_SUMS: i64 = 3;
+
+/// The group of ranks, or a single process.
+pub struct DataParallel {
+    group: Option<ProcessGroup>,
+}
+
+impl DataParallel {
+    /// A single process: every collective is the identity.
+    #[must_use]
+    pub fn single() -> Self {
+        Self { group: None }
+    }
+
+    /// The ranks of `group`.
+    #[must_use]
+    pub fn new(group: ProcessGroup) -> Self {
+        Self { group: Some(group) }
+    }
+
+    /// Sums `gradients` (in place) and `sums` over ranks in one flat all-reduce.
+    ///
+    /// Every rank has scaled its losses by `1 / global_batch`, so the sum is the mean over the
+    /// global batch whatever the number of ranks. A gradient that is not finite on any rank is
+    /// not finite on all of them after the sum, so each rank takes the same decision.
+    ///
+    /// # Errors
+    /// A rank that is gone or too slow.
+    pub fn all_reduce(
+        &self,
+        gradients: &mut [Tensor],
+        sums: StepSums,
+    ) -> Result<StepSums, C10dError> {
+        let Some(group) = &self.group else { return Ok(sums) };
+        let Some(first) = gradients.first() else { return Ok(sums) };
+        let tail = Tensor::from_slice(&[sums.loss_mask, sums.loss_dice, sums.stop_requests])
+            .to_kind(Kind::Float)
+            .to_device(first.device());
+        let mut parts: Vec<Tensor> = gradients.iter().map(|g| g.reshape([-1])).collect();
+        parts.push(tail);
+        let mut bucket = Tensor::cat(&parts, 0);
+        group.all_reduce(&mut bucket, ReduceOp::Sum)?;
+        let mut offset = 0;
+        for gradient in gradients.iter_mut() {
+            let length = gradient.numel() as i64;
+            gradient.copy_(&bucket.narrow(0, offset, length).view_as(gradient));
+            offset += length;
+        }
+        let tail: Vec<f32> = Vec::try_from(bucket.narrow(0, offset, NUM_SUMS).to_device(tch::Device::Cpu))
+            .unwrap_or_else(|_| vec![f32::NAN; NUM_SUMS as usize]);
+        Ok(StepSums {
+            loss_mask: f64::from(tail[0]),
+            loss_dice: f64::from(tail[1]),
+            stop_requests: f64::from(tail[2]),
+        })
+    }
+
+    /// Copies rank 0's values into every rank's tensors.
+    ///
+    /// # Errors
+    /// A rank that is gone or too slow.
+    pub fn broadcast(&self, tensors: &mut [Tensor]) -> Result<(), C10dError> {
+        let Some(group) = &self.group else { return Ok(()) };
+        for tensor in tensors {
+            let mut copy = tensor.detach().contiguous();
+            group.broadcast(&mut copy, 0)?;
+            tch::no_grad(|| tensor.copy_(&copy));
+        }
+        Ok(())
+    }
+
+    /// Sums a vector over ranks in f64.
+    ///
+    /// # Errors
+    /// A rank that is gone or too slow.
+    pub fn sum(&self, values: &[f64], device: tch::Device) -> Result<Vec<f64>, C10dError> {
+        let Some(group) = &self.group else { return Ok(values.to_vec()) };
+        let mut tensor = Tensor::from_slice(values).to_device(device);
+        group.all_reduce(&mut tensor, ReduceOp::Sum)?;
+        Ok(Vec::try_from(tensor.to_device(tch::Device::Cpu)).unwrap_or_default())
+    }
+
+    /// Whether `digest` is the same on every rank.
+    ///
+    /// # Errors
+    /// A rank that is gone or too slow.
+    pub fn agree(&self, digest: &[u8], device: tch::Device) -> Result<bool, C10dError> {
+        let Some(group) = &self.group else { return Ok(true) };
+        let values: Vec<i64> = digest.iter().map(|&byte| i64::from(byte)).collect();
+        let mut lowest = Tensor::from_slice(&values).to_device(device);
+        let mut highest = lowest.copy();
+        group.all_reduce(&mut lowest, ReduceOp::Min)?;
+        group.all_reduce(&mut highest, ReduceOp::Max)?;
+        Ok(lowest.equal(&highest))
+    }
+
+    /// Every rank's bytes, in the order of ranks.
+    ///
+    /// # Errors
+    /// A rank that is gone or too slow.
+    pub fn all_gather_bytes(
+        &self,
+        bytes: &[u8],
+        device: tch::Device,
+    ) -> Result<Vec<Vec<u8>>, C10dError> {
+        let Some(group) = &self.group else { return Ok(vec![bytes.to_vec()]) };
+        let length = Tensor::from_slice(&[bytes.len() as i64]).to_device(device);
+        let lengths: Vec<usize> =
+            group.all_gather(&length)?.iter().map(|l| l.int64_value(&[0]) as usize).collect();
+        // A collective needs the same size everywhere: pad to the longest.
+        let mut padded = bytes.to_vec();
+        padded.resize(lengths.iter().copied().max().unwrap_or(0).max(1), 0);
+        let gathered = group.all_gather(&Tensor::from_slice(&padded).to_device(device))?;
+        Ok(gathered
+            .into_iter()
+            .zip(lengths)
+            .map(|(tensor, length)| {
+                let mut part: Vec<u8> =
+                    Vec::try_from(tensor.to_device(tch::Device::Cpu)).unwrap_or_default();
+                part.truncate(length);
+                part
+            })
+            .collect())
+    }
+
+    /// Waits for every rank.
+    ///
+    /// # Errors
+    /// Names the rank that did not come in time.
+    pub fn barrier(&self) -> Result<(), C10dError> {
+        self.group.as_ref().map_or(Ok(()), ProcessGroup::barrier)
+    }
+}

@@ -1,0 +1,85 @@
+//! Merged HQ-SAM models for other tools, re-read and compared before success is reported.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use tch::Tensor;
+
+use crate::model::StateDict;
+use crate::weights::{self, WeightsError};
+
+/// File format of an export.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportFormat {
+    /// The official layout: a state dict saved by torch, `load_state_dict` reads it strictly.
+    Pth,
+    /// safetensors with the same names.
+    Safetensors,
+}
+
+impl ExportFormat {
+    /// File name extension.
+    #[must_use]
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Pth => "pth",
+            Self::Safetensors => "safetensors",
+        }
+    }
+}
+
+/// Why an export failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ExportError {
+    /// Writing or re-reading failed.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// What was read back is not what was written.
+    #[error("{}: read back with a difference in `{name}`: {difference}", path.display())]
+    Differs {
+        /// Exported file.
+        path: PathBuf,
+        /// First tensor that differs.
+        name: String,
+        /// How.
+        difference: String,
+    },
+}
+
+/// Writes `state` to `path`, reads it again and compares every tensor bit for bit.
+///
+/// # Errors
+/// A file that cannot be written, or that reads back differently.
+pub fn export(state: &StateDict, path: &Path, format: ExportFormat) -> Result<(), ExportError> {
+    match format {
+        ExportFormat::Pth => weights::save_pth(path, state)?,
+        ExportFormat::Safetensors => weights::save_safetensors(path, state, &BTreeMap::new())?,
+    }
+    compare(state, &weights::load(path)?.state, path)
+}
+
+fn compare(written: &StateDict, read: &StateDict, path: &Path) -> Result<(), ExportError> {
+    let differs = |name: &str, difference: String| ExportError::Differs {
+        path: path.to_owned(),
+        name: name.to_owned(),
+        difference,
+    };
+    if let Some(name) = read.keys().find(|name| !written.contains_key(*name)) {
+        return Err(differs(name, "was never written".into()));
+    }
+    for (name, tensor) in written {
+        let back = read.get(name).ok_or_else(|| differs(name, "is missing".into()))?;
+        if back.size() != tensor.size() || back.kind() != tensor.kind() {
+            let of = |t: &Tensor| format!("{:?} {:?}", t.kind(), t.size());
+            return Err(differs(name, format!("wrote {}, read {}", of(tensor), of(back))));
+        }
+        // Bits, not values: NaN must survive too.
+        let on_cpu = tensor.to_device(tch::Device::Cpu).contiguous();
+        let equal = on_cpu.equal(back) || on_cpu.isnan().equal(&back.isnan())
+            && on_cpu.nan_to_num(0.0, None, None).equal(&back.nan_to_num(0.0, None, None));
+        if !equal {
+            return Err(differs(name, "other values".into()));
+        }
+    }
+    Ok(())
+}
