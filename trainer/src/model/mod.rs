@@ -1,0 +1,35 @@
+//! SAM and HQ-SAM: the frozen image encoder, prompt encoder and mask decoder, and the 25
+//! trained tensors of the HQ part. One file is one part, named as in the published code:
+//!
+//! ```text
+//! images u8 (B, H, W, 3) -> preprocess -> encode (image_encoder | tiny_vit) -> ImageFeatures
+//! PromptBatch -> embed_prompts (prompt_encoder) -> PromptEmbeddings
+//! both -> decode (mask_decoder, two_way_transformer, mask_decoder_hq) -> Decoded, logits at 256
+//! ```
+//!
+//! Names of tensors are the published state-dict keys.
+
+use std::collections::BTreeMap;
+
+use tch::Tensor;
+
+mod config;
+mod image_encoder;
+mod init;
+mod layers;
+mod load;
+mod mask_decoder;
+mod mask_decoder_hq;
+mod prompt_encoder;
+mod sam;
+mod spec;
+mod tiny_vit;
+mod two_way_transformer;
+
+pub use config::{EncoderConfig, Normalization, Stem, TinyVitConfig, VitConfig};
+pub use load::HqInit;
+pub use prompt_encoder::{PromptBatch, PromptEmbeddings};
+pub use sam::{DecodeOutput, Decoded, ImageFeatures, PIXEL_MEAN, PIXEL_STD, SamHq};
+
+/// Tensors by published name.
+pub type StateDict = BTreeMap<String, Tensor>;

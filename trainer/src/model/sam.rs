@@ -1,0 +1,262 @@
+//! The whole model.
+
+use tch::{Device, Kind, Tensor, no_grad};
+
+use super::config::{EncoderConfig, NUM_SAM_MASK_TOKENS, Normalization};
+use super::image_encoder::ImageEncoderVit;
+use super::layers::{Source, bchw, bhwc, shuffle_subpixels};
+use super::load::{HqInit, complete, random};
+use super::mask_decoder::MaskDecoder;
+use super::mask_decoder_hq::MaskDecoderHq;
+use super::prompt_encoder::{PromptBatch, PromptEmbeddings, PromptEncoder};
+use super::spec::hq_specs;
+use super::tiny_vit::TinyVit;
+use super::StateDict;
+use crate::weights::WeightsError;
+
+/// SAM's channel means, for RGB in 0..255.
+pub const PIXEL_MEAN: [f32; 3] = [123.675, 116.28, 103.53];
+/// SAM's channel deviations, for RGB in 0..255.
+pub const PIXEL_STD: [f32; 3] = [58.395, 57.12, 57.375];
+/// Smallest range that min-max normalisation divides by.
+const MIN_PIXEL_RANGE: f64 = 1e-8;
+
+/// What the decoder reads of B images.
+#[derive(Debug)]
+pub struct ImageFeatures {
+    /// (B, 256, g, g), g being 64 for published sizes; channels last in memory.
+    pub image_embeddings: Tensor,
+    /// (B, g, g, C): the first global block of a ViT, the second stage of a TinyViT.
+    pub interm_embeddings: Tensor,
+}
+
+impl ImageFeatures {
+    /// The features of the images at `indices`, in that order; an index may occur twice.
+    pub fn select(&self, indices: &[i64]) -> Self {
+        let index = Tensor::from_slice(indices).to_device(self.image_embeddings.device());
+        let image_embeddings = bhwc(&self.image_embeddings).index_select(0, &index);
+        Self {
+            image_embeddings: bchw(&image_embeddings),
+            interm_embeddings: self.interm_embeddings.index_select(0, &index),
+        }
+    }
+
+    /// The features of every image `times` times in a row, for several prompts on each.
+    pub fn repeat(&self, times: i64) -> Self {
+        let image_embeddings = bhwc(&self.image_embeddings);
+        Self {
+            image_embeddings: bchw(&image_embeddings.repeat_interleave_self_int(times, 0, None)),
+            interm_embeddings: self.interm_embeddings.repeat_interleave_self_int(times, 0, None),
+        }
+    }
+}
+
+/// Which masks to decode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DecodeOutput {
+    /// The HQ mask alone: SAM's masks and predicted IoU are not computed.
+    Hq,
+    /// The HQ mask and SAM's mask with its predicted IoU.
+    Both {
+        /// Take the best by predicted IoU of SAM's three masks for ambiguous prompts, not the
+        /// single mask.
+        multimask: bool,
+    },
+}
+
+/// Decoded masks of B prompts.
+#[derive(Debug)]
+pub struct Decoded {
+    /// (B, 1, 4 g, 4 g)
+    pub hq_logits: Option<Tensor>,
+    /// (B, 1, 4 g, 4 g); the published "corrected" mask is the sum of both.
+    pub sam_logits: Option<Tensor>,
+    /// (B, 1): predicted IoU of the SAM mask.
+    pub iou_predictions: Option<Tensor>,
+}
+
+enum ImageEncoder {
+    Vit(Box<ImageEncoderVit>),
+    TinyVit(Box<TinyVit>),
+}
+
+/// HQ-SAM: a frozen SAM and the trained HQ part.
+pub struct SamHq {
+    config: EncoderConfig,
+    device: Device,
+    state: StateDict,
+    image_encoder: ImageEncoder,
+    prompt_encoder: PromptEncoder,
+    mask_decoder: MaskDecoder,
+    mask_decoder_hq: MaskDecoderHq,
+}
+
+impl SamHq {
+    /// A model on `device` with the weights of `state`. Missing, unexpected and misshapen tensors
+    /// are all reported together, by part.
+    pub fn from_state(
+        config: &EncoderConfig,
+        state: StateDict,
+        hq: HqInit,
+        device: Device,
+    ) -> Result<Self, WeightsError> {
+        no_grad(|| Self::build(config, complete(config, state, hq)?, device))
+    }
+
+    /// A model of random values that depend on `seed` alone.
+    ///
+    /// # Panics
+    /// When the sizes of `config` do not fit together.
+    pub fn random(config: &EncoderConfig, seed: u64, device: Device) -> Self {
+        Self::from_state(config, random(config, seed), HqInit::FromState, device)
+            .expect("the random state holds every tensor, if the configuration is valid")
+    }
+
+    fn build(config: &EncoderConfig, state: StateDict, device: Device) -> Result<Self, WeightsError> {
+        let source = Source::new(&state, device);
+        let encoder = source.at("image_encoder");
+        let image_encoder = match config {
+            EncoderConfig::Vit(vit) => {
+                ImageEncoder::Vit(Box::new(ImageEncoderVit::load(&encoder, vit)?))
+            }
+            EncoderConfig::TinyVit(tiny) => {
+                ImageEncoder::TinyVit(Box::new(TinyVit::load(&encoder, tiny)?))
+            }
+        };
+        let (img_size, embedding_size) = (config.img_size(), config.embedding_size());
+        let prompt_encoder = PromptEncoder::load(&source.at("prompt_encoder"), img_size, embedding_size)?;
+        let mask_decoder = MaskDecoder::load(&source.at("mask_decoder"), &prompt_encoder.dense_pe())?;
+        let mask_decoder_hq = MaskDecoderHq::load(&state, &hq_specs(config), device)?;
+        Ok(Self {
+            config: config.clone(),
+            device,
+            image_encoder,
+            prompt_encoder,
+            mask_decoder,
+            mask_decoder_hq,
+            state,
+        })
+    }
+
+    /// The encoder's configuration.
+    pub fn config(&self) -> &EncoderConfig {
+        &self.config
+    }
+
+    /// The device that computes.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    /// Side of the logits in pixels, four times the image embedding's.
+    pub fn logits_size(&self) -> i64 {
+        4 * self.config.embedding_size()
+    }
+
+    /// Normalised input of the encoder, (B, 3, S, S) in channels-last memory, from 8-bit RGB
+    /// (B, H, W, 3) with H and W at most S. Smaller images are padded right and below with zeros.
+    ///
+    /// # Panics
+    /// When an image is larger than the encoder's input.
+    pub fn preprocess(&self, images_bhwc: &Tensor) -> Tensor {
+        let size = images_bhwc.size();
+        let (height, width, side) = (size[1], size[2], self.config.img_size());
+        assert!(
+            height <= side && width <= side && size[3] == 3,
+            "images {size:?} do not fit the encoder's input of {side} x {side} x 3: resize them first"
+        );
+        let x = images_bhwc.to_device(self.device).to_kind(Kind::Float);
+        let x = match self.config.normalization() {
+            Normalization::MeanStd => {
+                let constant = |values: &[f32]| Tensor::from_slice(values).to_device(self.device);
+                (x - constant(&PIXEL_MEAN)) / constant(&PIXEL_STD)
+            }
+            Normalization::MinMax => {
+                let low = x.amin([1, 2, 3], true);
+                let range = x.amax([1, 2, 3], true) - &low;
+                (x - low) / range.clamp_min(MIN_PIXEL_RANGE)
+            }
+        };
+        if (height, width) == (side, side) {
+            return bchw(&x);
+        }
+        bchw(&x.constant_pad_nd([0, 0, 0, side - width, 0, side - height]))
+    }
+
+    /// Runs the frozen encoder on (B, 3, S, S), without gradients.
+    pub fn encode(&self, input_bchw: &Tensor) -> ImageFeatures {
+        let (image_embeddings, interm_embeddings) = no_grad(|| match &self.image_encoder {
+            ImageEncoder::Vit(encoder) => encoder.forward(input_bchw),
+            ImageEncoder::TinyVit(encoder) => encoder.forward(input_bchw),
+        });
+        ImageFeatures { image_embeddings: bchw(&image_embeddings), interm_embeddings }
+    }
+
+    /// Embeds prompts, without gradients.
+    pub fn embed_prompts(&self, prompts: &PromptBatch) -> PromptEmbeddings {
+        no_grad(|| self.prompt_encoder.forward(prompts))
+    }
+
+    /// Masks for prompt i on image i; features of one image serve all prompts. Gradients flow to
+    /// the HQ parameters.
+    pub fn decode(
+        &self,
+        features: &ImageFeatures,
+        prompts: &PromptEmbeddings,
+        output: DecodeOutput,
+    ) -> Decoded {
+        let image_tokens = bhwc(&features.image_embeddings).flatten(1, 2);
+        let vit_tokens = features.interm_embeddings.flatten(1, 2);
+        let dense = bhwc(&prompts.dense_prompt_embeddings).flatten(1, 2);
+        let (tokens, transformed) = self.mask_decoder.transform(
+            &(&image_tokens + dense),
+            &prompts.sparse_prompt_embeddings,
+            self.mask_decoder_hq.hf_token(),
+        );
+        let upscaled = self.mask_decoder.upscale(&transformed);
+        let hq_token_out = tokens.select(1, 1 + NUM_SAM_MASK_TOKENS);
+        let hq_logits =
+            self.mask_decoder_hq.forward(&hq_token_out, &image_tokens, &vit_tokens, &upscaled);
+        let (sam_logits, iou_predictions) = match output {
+            DecodeOutput::Hq => (None, None),
+            DecodeOutput::Both { multimask } => {
+                let (logits, iou) = self.sam_masks(&tokens, &upscaled, multimask);
+                (Some(logits), Some(iou))
+            }
+        };
+        Decoded { hq_logits: Some(hq_logits), sam_logits, iou_predictions }
+    }
+
+    /// SAM's mask (B, 1, 4 g, 4 g) and its predicted IoU (B, 1).
+    fn sam_masks(&self, tokens: &Tensor, upscaled: &Tensor, multimask: bool) -> (Tensor, Tensor) {
+        let (batch, side) = (tokens.size()[0], self.config.embedding_size());
+        let masks = self.mask_decoder.masks(tokens, upscaled);
+        let masks = bchw(&shuffle_subpixels(&masks, batch, side));
+        let iou = self.mask_decoder.predict_iou(tokens);
+        if !multimask {
+            return (masks.narrow(1, 0, 1), iou.narrow(1, 0, 1));
+        }
+        let best = iou.narrow(1, 1, NUM_SAM_MASK_TOKENS - 1).argmax(1, true) + 1;
+        let index = best.view([batch, 1, 1, 1]).expand([-1, -1, 4 * side, 4 * side], false);
+        (masks.gather(1, &index, false), iou.gather(1, &best, false))
+    }
+
+    /// The 25 trained tensors in the order of the published module, under their full names,
+    /// requiring gradients and sharing storage with the model.
+    pub fn hq_parameters(&self) -> Vec<(String, Tensor)> {
+        let parameters = self.mask_decoder_hq.parameters().iter();
+        parameters.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
+    }
+
+    /// Every tensor under its published name: the frozen ones as loaded, the trained ones as they
+    /// are now (copied, on the CPU).
+    pub fn state_dict(&self) -> StateDict {
+        let frozen = self.state.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone()));
+        let mut state: StateDict = frozen.collect();
+        for (name, tensor) in self.mask_decoder_hq.parameters() {
+            state.insert(name.clone(), tensor.detach().to_device(Device::Cpu).copy());
+        }
+        state
+    }
+}
+

@@ -1,0 +1,141 @@
+//! Checkpoint files to state dicts and back: PyTorch's `.pth` and safetensors.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Kind, Tensor};
+
+use crate::model::StateDict;
+
+mod error;
+mod pickle;
+mod pickle_write;
+mod pth;
+mod safetensors;
+
+pub use error::{KeyReport, WeightsError};
+
+/// Extensions read as PyTorch's zip format.
+const PTH_EXTENSIONS: [&str; 4] = ["pth", "pt", "bin", "ckpt"];
+/// Prefix that data-parallel wrappers put before every name.
+const PARALLEL_PREFIX: &str = "module.";
+/// Prefix of the mask decoder in a whole model.
+const MASK_DECODER: &str = "mask_decoder.";
+
+/// What a checkpoint holds, told from its names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckpointKind {
+    /// A whole SAM without HQ tensors.
+    Sam,
+    /// A whole HQ-SAM.
+    SamHq,
+    /// A mask decoder alone, with or without HQ tensors (its names get `mask_decoder.` in front).
+    MaskDecoderOnly,
+    /// None of these.
+    Unknown,
+}
+
+/// A state dict read from a file. Floating-point tensors are float32.
+#[derive(Debug)]
+pub struct Loaded {
+    /// Tensors by published name.
+    pub state: StateDict,
+    /// What they are.
+    pub kind: CheckpointKind,
+}
+
+/// Reads `.pth`, `.pt`, `.bin`, `.ckpt` (PyTorch's zip format) or `.safetensors`.
+pub fn load(path: &Path) -> Result<Loaded, WeightsError> {
+    let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    let state = if extension == "safetensors" {
+        safetensors::read(path)?
+    } else if PTH_EXTENSIONS.contains(&extension) {
+        pth::read(path)?
+    } else {
+        return Err(WeightsError::Extension { path: path.into() });
+    };
+    let state = normalise_names(state);
+    let kind = recognise(&state);
+    Ok(Loaded { state, kind })
+}
+
+/// Writes `state` as PyTorch's `torch.save` would, atomically.
+pub fn save_pth(path: &Path, state: &StateDict) -> Result<(), WeightsError> {
+    publish(path, |file| pth::write(path, file, state))
+}
+
+/// Writes `state` as safetensors with string `metadata`, atomically.
+pub fn save_safetensors(
+    path: &Path,
+    state: &StateDict,
+    metadata: &BTreeMap<String, String>,
+) -> Result<(), WeightsError> {
+    publish(path, |file| safetensors::write(path, file, state, metadata))
+}
+
+/// Drops `module.` and completes the names of a mask decoder saved on its own.
+fn normalise_names(state: StateDict) -> StateDict {
+    let strip = |name: String| name.strip_prefix(PARALLEL_PREFIX).map(String::from).unwrap_or(name);
+    let state: StateDict = state.into_iter().map(|(name, tensor)| (strip(name), tensor)).collect();
+    if !state.contains_key("iou_token.weight") {
+        return state;
+    }
+    state.into_iter().map(|(name, tensor)| (format!("{MASK_DECODER}{name}"), tensor)).collect()
+}
+
+fn recognise(state: &StateDict) -> CheckpointKind {
+    let has = |start: &str| state.keys().any(|name| name.starts_with(start));
+    match (has("image_encoder."), has(MASK_DECODER), has("mask_decoder.hf_token.")) {
+        (true, true, true) => CheckpointKind::SamHq,
+        (true, true, false) => CheckpointKind::Sam,
+        (false, true, _) => CheckpointKind::MaskDecoderOnly,
+        _ => CheckpointKind::Unknown,
+    }
+}
+
+/// Writes beside `path`, syncs, renames: a reader sees the old file or the whole new one.
+fn publish(
+    path: &Path,
+    write: impl FnOnce(&mut BufWriter<File>) -> Result<(), WeightsError>,
+) -> Result<(), WeightsError> {
+    let failed = |source: io::Error| WeightsError::Write { path: path.into(), source };
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder.to_path_buf(),
+        _ => PathBuf::from("."),
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let staged = folder.join(format!(".{name}.{}.tmp", std::process::id()));
+    let mut file = BufWriter::new(File::create(&staged).map_err(failed)?);
+    let written = write(&mut file).and_then(|()| {
+        file.flush().map_err(failed)?;
+        file.get_ref().sync_all().map_err(failed)?;
+        fs::rename(&staged, path).map_err(failed)?;
+        File::open(&folder).and_then(|folder| folder.sync_all()).map_err(failed)
+    });
+    if written.is_err() {
+        // The first error is the one to report; a stray staged file harms nobody.
+        let _ = fs::remove_file(&staged);
+    }
+    written
+}
+
+/// Floating-point tensors as float32, others as they are.
+fn widened(tensor: Tensor) -> Tensor {
+    match tensor.kind() {
+        Kind::Half | Kind::BFloat16 | Kind::Double => tensor.to_kind(Kind::Float),
+        _ => tensor,
+    }
+}
+
+/// The values of a tensor, row by row.
+fn bytes_of(name: &str, tensor: &Tensor) -> Result<Vec<u8>, WeightsError> {
+    let numel = tensor.numel();
+    let mut bytes = vec![0; numel * tensor.kind().elt_size_in_bytes()];
+    let tensor = tensor.detach().to_device(Device::Cpu).contiguous();
+    tensor
+        .f_copy_data_u8(&mut bytes, numel)
+        .map_err(|source| WeightsError::Tensor { name: name.into(), source })?;
+    Ok(bytes)
+}
