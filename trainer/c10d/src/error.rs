@@ -1,0 +1,181 @@
+//! Why a collective or the start of a group failed.
+
+use std::time::Duration;
+
+use crate::process_group::Backend;
+
+/// A failure of the process group. `rank` is the rank that reports it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum C10dError {
+    /// The rank and the number of ranks contradict each other.
+    #[error(
+        "rank {rank} of {world_size} does not exist: ranks go from 0 to one below the world size"
+    )]
+    InvalidRank {
+        /// The rank asked for.
+        rank: usize,
+        /// Number of ranks.
+        world_size: usize,
+    },
+    /// The address holds a NUL byte.
+    #[error("rank {rank}: the master address {address:?} is not an address")]
+    InvalidAddress {
+        /// The reporting rank.
+        rank: usize,
+        /// The address asked for.
+        address: String,
+    },
+    /// Rank 0 could not open the port of the rendezvous.
+    #[error(
+        "rank 0: cannot listen on port {port} of {address}: {reason}; choose another MASTER_PORT"
+    )]
+    Listen {
+        /// The master address.
+        address: String,
+        /// The master port.
+        port: u16,
+        /// libtorch's words.
+        reason: String,
+    },
+    /// Rank 0 could not be reached within the timeout.
+    #[error(
+        "rank {rank}: rank 0 did not answer at {address}:{port} within {timeout:?}: {reason}; did it start, and is the port open?"
+    )]
+    MasterUnreachable {
+        /// The reporting rank.
+        rank: usize,
+        /// The master address.
+        address: String,
+        /// The master port.
+        port: u16,
+        /// How long it was tried.
+        timeout: Duration,
+        /// libtorch's words.
+        reason: String,
+    },
+    /// Some ranks did not come to the start of the group.
+    #[error(
+        "rank {rank}: {joined} of {world_size} ranks joined within {timeout:?}; missing: {missing:?}"
+    )]
+    MissingRanks {
+        /// The reporting rank.
+        rank: usize,
+        /// How many ranks came, this one included.
+        joined: usize,
+        /// Number of ranks expected.
+        world_size: usize,
+        /// The ranks that did not come.
+        missing: Vec<usize>,
+        /// How long they were waited for.
+        timeout: Duration,
+    },
+    /// This build has no NCCL.
+    #[error("rank {rank}: this build has no NCCL: run `make setup-cuda` and rebuild")]
+    NcclNotBuilt {
+        /// The reporting rank.
+        rank: usize,
+    },
+    /// NCCL is built in, but the machine has no usable GPU.
+    #[error("rank {rank}: NCCL needs a GPU and this machine shows none: use Gloo to train on CPU")]
+    NoGpu {
+        /// The reporting rank.
+        rank: usize,
+    },
+    /// The backend's own constructor failed.
+    #[error("rank {rank}: cannot start the {backend:?} group: {reason}")]
+    Start {
+        /// The reporting rank.
+        rank: usize,
+        /// The backend asked for.
+        backend: Backend,
+        /// libtorch's words.
+        reason: String,
+    },
+    /// The tensor's values do not lie densely in memory.
+    #[error(
+        "rank {rank}: {op} needs a contiguous tensor, got shape {shape:?} with strides {strides:?}: call .contiguous() first"
+    )]
+    NotContiguous {
+        /// The reporting rank.
+        rank: usize,
+        /// The collective.
+        op: &'static str,
+        /// Sizes of the tensor.
+        shape: Vec<i64>,
+        /// Strides of the tensor, in elements.
+        strides: Vec<i64>,
+    },
+    /// The element type has no collective.
+    #[error(
+        "rank {rank}: {op} does not support {kind:?}: use float, double, half, bfloat16, int8, uint8, int or int64"
+    )]
+    UnsupportedKind {
+        /// The reporting rank.
+        rank: usize,
+        /// The collective.
+        op: &'static str,
+        /// Element type found.
+        kind: tch::Kind,
+    },
+    /// The tensor lies on a device that the backend does not serve.
+    #[error("rank {rank}: {op} over {backend:?} needs a tensor on {needed}, got one on {found:?}")]
+    WrongDevice {
+        /// The reporting rank.
+        rank: usize,
+        /// The collective.
+        op: &'static str,
+        /// The group's backend.
+        backend: Backend,
+        /// Where the tensor should be.
+        needed: &'static str,
+        /// Where it is.
+        found: tch::Device,
+    },
+    /// Ranks called different collectives, or with different types or shapes.
+    #[error("rank {rank} called {ours}, but rank {peer} called {theirs}")]
+    Mismatch {
+        /// The reporting rank.
+        rank: usize,
+        /// The first rank that differs.
+        peer: usize,
+        /// What this rank called.
+        ours: String,
+        /// What the other rank called.
+        theirs: String,
+    },
+    /// The collective failed because of another rank.
+    #[error("rank {rank}: {op} (collective {sequence}) failed: {blame} ({reason})")]
+    Collective {
+        /// The reporting rank.
+        rank: usize,
+        /// The collective.
+        op: &'static str,
+        /// Number of this collective since the start, from 1.
+        sequence: u64,
+        /// Which ranks are gone or behind, in words.
+        blame: String,
+        /// libtorch's words.
+        reason: String,
+    },
+    /// An earlier collective failed, so ranks no longer agree where they are.
+    #[error("rank {rank}: {op} refused, the group failed before: {earlier}")]
+    Poisoned {
+        /// The reporting rank.
+        rank: usize,
+        /// The collective.
+        op: &'static str,
+        /// The earlier failure, in words.
+        earlier: String,
+    },
+    /// libtorch refused an operation on a local tensor.
+    #[error("rank {rank}: {op}: {source}")]
+    Tensor {
+        /// The reporting rank.
+        rank: usize,
+        /// The collective.
+        op: &'static str,
+        /// What libtorch said.
+        source: tch::TchError,
+    },
+}
