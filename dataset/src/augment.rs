@@ -1,0 +1,225 @@
+//! Horizontal flip and large-scale jitter: draw the parameters, then apply them.
+
+use rand::{Rng, RngExt};
+
+use crate::raster::{Mask255, RgbRaster};
+use crate::resample::Bilinear;
+
+/// What the published code pads images with, to the right and below; masks are padded with 0.
+const IMAGE_PADDING: u8 = 128;
+
+/// The horizontal flip. The published code flips half of the pairs, before the jitter.
+pub struct Flip;
+
+impl Flip {
+    /// True with `probability` (clamped to 0..=1).
+    pub fn draw(rng: &mut (impl Rng + ?Sized), probability: f64) -> bool {
+        rng.random_bool(probability.clamp(0.0, 1.0))
+    }
+}
+
+/// Mirrors both rasters left to right, in place.
+pub fn flip_horizontal(image: &mut RgbRaster, mask: &mut Mask255) {
+    for row in image.pixels.chunks_exact_mut(image.width.max(1) * 3) {
+        row.as_chunks_mut::<3>().0.reverse();
+    }
+    for row in mask.pixels.chunks_exact_mut(mask.width.max(1)) {
+        row.reverse();
+    }
+}
+
+/// Large-scale jitter: the longer side becomes `output_size` times a random scale, then a crop or
+/// padding makes the result a square of `output_size`.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct LargeScaleJitter {
+    /// Side of the result in pixels; 1024 as published.
+    pub output_size: usize,
+    /// Lowest and highest scale; `[0.1, 2.0]` as published.
+    pub scale_range: [f64; 2],
+}
+
+/// One draw of [`LargeScaleJitter`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct JitterParams {
+    /// Longer side over `output_size`, before rounding.
+    pub random_scale: f32,
+    /// First row and first column of the crop within the scaled pair.
+    pub crop_offset_yx: [usize; 2],
+}
+
+impl LargeScaleJitter {
+    /// Draws a uniform scale and a uniform crop for a pair of `size_hw`.
+    pub fn draw(&self, rng: &mut (impl Rng + ?Sized), size_hw: (usize, usize)) -> JitterParams {
+        let [low, high] = self.scale_range;
+        let random_scale = rng.random::<f32>() * (high - low) as f32 + low as f32;
+        let (height, width) = self.scaled_size(random_scale, size_hw);
+        let mut offset = |size: usize| rng.random_range(0..=size.saturating_sub(self.output_size));
+        JitterParams { random_scale, crop_offset_yx: [offset(height), offset(width)] }
+    }
+
+    /// Height and width after scaling, before the crop: in float32 and rounding halves to even,
+    /// as torch does, and at least 1.
+    #[must_use]
+    pub fn scaled_size(&self, random_scale: f32, size_hw: (usize, usize)) -> (usize, usize) {
+        let longer_side = (random_scale * self.output_size as f32).round_ties_even();
+        let (height, width) = (size_hw.0 as f32, size_hw.1 as f32);
+        let scale = (longer_side / height).min(longer_side / width);
+        let scaled = |side: f32| ((side * scale).round_ties_even() as usize).max(1);
+        (scaled(height), scaled(width))
+    }
+
+    /// The pair scaled, cropped and padded to `output_size` squared. Resampling is bilinear
+    /// without antialias; the image is truncated to 8 bits as published, the mask is rounded.
+    /// Rows and columns outside the crop are not computed.
+    #[must_use]
+    pub fn apply(
+        &self,
+        params: &JitterParams,
+        image: &RgbRaster,
+        mask: &Mask255,
+    ) -> (RgbRaster, Mask255) {
+        let size = self.output_size;
+        let scaled = self.scaled_size(params.random_scale, (image.height, image.width));
+        let kept = |offset: usize, scaled: usize| offset.min(scaled)..(offset + size).min(scaled);
+        let rows = kept(params.crop_offset_yx[0], scaled.0);
+        let columns = kept(params.crop_offset_yx[1], scaled.1);
+
+        let mut pixels = vec![IMAGE_PADDING; size * size * 3];
+        Bilinear::new((image.height, image.width), scaled, rows.clone(), columns.clone())
+            .for_each_row::<3, u8>(&image.pixels, |row, values| {
+                truncate(values, &mut pixels[row * size * 3..]);
+            });
+        let mut mask_pixels = vec![0; size * size];
+        Bilinear::new((mask.height, mask.width), scaled, rows, columns).for_each_row::<1, u8>(
+            &mask.pixels,
+            |row, values| {
+                round(values, &mut mask_pixels[row * size..]);
+            },
+        );
+        (
+            RgbRaster { height: size, width: size, pixels },
+            Mask255 { height: size, width: size, pixels: mask_pixels },
+        )
+    }
+}
+
+/// The evaluation transform as published: both rasters stretched to `size` squared, whatever the
+/// aspect, bilinear without antialias.
+#[must_use]
+pub fn stretch(image: &RgbRaster, mask: &Mask255, size: usize) -> (RgbRaster, Mask255) {
+    let mut pixels = vec![0; size * size * 3];
+    Bilinear::whole((image.height, image.width), (size, size))
+        .for_each_row::<3, u8>(&image.pixels, |row, values| {
+            truncate(values, &mut pixels[row * size * 3..])
+        });
+    let mut mask_pixels = vec![0; size * size];
+    Bilinear::whole((mask.height, mask.width), (size, size))
+        .for_each_row::<1, u8>(&mask.pixels, |row, values| {
+            round(values, &mut mask_pixels[row * size..])
+        });
+    (
+        RgbRaster { height: size, width: size, pixels },
+        Mask255 { height: size, width: size, pixels: mask_pixels },
+    )
+}
+
+/// As `astype(uint8)`: values are in 0..=255, so the cast only drops the fraction.
+fn truncate(values: &[f32], target: &mut [u8]) {
+    for (target, value) in target.iter_mut().zip(values) {
+        *target = *value as u8;
+    }
+}
+
+fn round(values: &[f32], target: &mut [u8]) {
+    for (target, value) in target.iter_mut().zip(values) {
+        *target = (*value + 0.5) as u8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::rng::{Draw, sample_rng};
+
+    /// A pair whose three channels all equal the mask: whatever is done to one must be done to both.
+    fn aligned_pair(height: usize, width: usize, seed: u64) -> (RgbRaster, Mask255) {
+        let mut rng = sample_rng(seed, 0, "pair", Draw::Augment);
+        let mask: Vec<u8> = (0..height * width).map(|_| rng.random()).collect();
+        let image = mask.iter().flat_map(|&value| [value; 3]).collect();
+        (RgbRaster { height, width, pixels: image }, Mask255 { height, width, pixels: mask })
+    }
+
+    #[test]
+    fn flipping_twice_is_nothing_and_once_mirrors() {
+        let (mut image, mut mask) = aligned_pair(3, 5, 1);
+        let before = (image.clone(), mask.clone());
+        flip_horizontal(&mut image, &mut mask);
+        assert_eq!(mask.pixels[0], before.1.pixels[4]);
+        assert_eq!(image.pixels[3 * 4], before.0.pixels[0]);
+        flip_horizontal(&mut image, &mut mask);
+        assert_eq!((image, mask), before);
+    }
+
+    #[test]
+    fn the_longer_side_gets_the_scale() {
+        let jitter = LargeScaleJitter { output_size: 1024, scale_range: [0.1, 2.0] };
+        assert_eq!(jitter.scaled_size(1.0, (300, 400)), (768, 1024));
+        assert_eq!(jitter.scaled_size(0.1, (400, 300)), (102, 76));
+        assert_eq!(jitter.scaled_size(0.1, (4000, 3)), (102, 1));
+    }
+
+    #[test]
+    fn padding_is_grey_in_the_image_and_background_in_the_mask() {
+        let (image, mask) = aligned_pair(4, 4, 2);
+        let jitter = LargeScaleJitter { output_size: 8, scale_range: [0.5, 0.5] };
+        let params = JitterParams { random_scale: 0.5, crop_offset_yx: [0, 0] };
+        let (image_out, mask_out) = jitter.apply(&params, &image, &mask);
+        for y in 0..8 {
+            for x in 0..8 {
+                let (pixel, value) =
+                    (image_out.pixels[(y * 8 + x) * 3], mask_out.pixels[y * 8 + x]);
+                if y < 4 && x < 4 {
+                    assert_eq!((pixel, value), (mask.pixels[y * 4 + x], mask.pixels[y * 4 + x]));
+                } else {
+                    assert_eq!((pixel, value), (128, 0));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn stretching_to_the_same_size_changes_nothing() {
+        let (image, mask) = aligned_pair(9, 9, 3);
+        assert_eq!(stretch(&image, &mask, 9), (image, mask));
+    }
+
+    proptest! {
+        #[test]
+        fn jitter_keeps_size_alignment_and_bounds(
+            height in 1_usize..80,
+            width in 1_usize..80,
+            output_size in 1_usize..96,
+            seed: u64,
+        ) {
+            let (image, mask) = aligned_pair(height, width, seed);
+            let jitter = LargeScaleJitter { output_size, scale_range: [0.1, 2.0] };
+            let params =
+                jitter.draw(&mut sample_rng(seed, 0, "jitter", Draw::Augment), (height, width));
+            let scaled = jitter.scaled_size(params.random_scale, (height, width));
+            prop_assert!(params.crop_offset_yx[0] <= scaled.0.saturating_sub(output_size));
+            prop_assert!(params.crop_offset_yx[1] <= scaled.1.saturating_sub(output_size));
+            let (image, mask) = jitter.apply(&params, &image, &mask);
+            prop_assert_eq!((image.height, image.width), (output_size, output_size));
+            prop_assert_eq!((mask.height, mask.width), (output_size, output_size));
+            for y in 0..output_size.min(scaled.0) {
+                for x in 0..output_size.min(scaled.1) {
+                    // The image truncates where the mask rounds.
+                    let at = y * output_size + x;
+                    prop_assert!(mask.pixels[at] - image.pixels[at * 3] <= 1);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! File bytes to pixels: every odd mode is handled or refused here, and nowhere else.
+//!
+//! Images: JPEG and PNG of any mode become 8-bit RGB, turned upright by their EXIF orientation;
+//! alpha is dropped (the colour under it is kept), grey is repeated, CMYK is converted, 16 bits
+//! are scaled to 8.
+//!
+//! Masks: see [`decode_mask`].
+//!
+//! Any bytes give a result or a [`RejectReason`], never a panic or a large allocation.
+
+mod jpeg;
+mod mask;
+
+use std::io::Cursor;
+
+use image::codecs::png::{CompressionType, FilterType, PngEncoder};
+use image::error::{ImageError, LimitErrorKind};
+use image::{
+    DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageFormat, ImageReader,
+};
+
+use crate::raster::{Mask255, RgbRaster};
+use crate::verify::RejectReason;
+
+/// What a file may hold.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodeLimits {
+    /// Most pixels of an image or mask.
+    pub max_pixels: u64,
+}
+
+impl Default for DecodeLimits {
+    /// 200 million pixels: the largest collections have pictures of about 30 million.
+    fn default() -> Self {
+        Self { max_pixels: 200_000_000 }
+    }
+}
+
+/// Decodes a JPEG or PNG file to upright 8-bit RGB.
+///
+/// # Errors
+/// [`RejectReason`] `Unreadable`, `Truncated`, `Unsupported` or `TooLarge`.
+pub fn decode_image(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbRaster, RejectReason> {
+    let pixels = decode(bytes, limits)?.into_rgb8();
+    let (width, height) = (pixels.width() as usize, pixels.height() as usize);
+    Ok(RgbRaster { height, width, pixels: pixels.into_raw() })
+}
+
+/// Decodes a JPEG or PNG file to an upright mask, 0 background to 255 foreground.
+///
+/// - Colour and palette masks are read by their luma, 1-bit and grey ones as they are; alpha is
+///   ignored, unless it alone carries the shape (the luma is constant and alpha varies).
+/// - 16-bit masks whose values do not exceed 255 keep them; others are scaled to 8 bits.
+/// - A mask whose greatest value is below 128 and that has at most 32 different values is a map of
+///   object ids (or 0/1): every non-zero value becomes 255. Under the published cut at 128 such a
+///   mask would be empty.
+///
+/// # Errors
+/// [`RejectReason`] `Unreadable`, `Truncated`, `Unsupported` or `TooLarge`.
+pub fn decode_mask(bytes: &[u8], limits: &DecodeLimits) -> Result<Mask255, RejectReason> {
+    Ok(mask::from_decoded(decode(bytes, limits)?))
+}
+
+/// The mask as 8-bit grey PNG, lossless, the same bytes each time.
+#[must_use]
+pub fn encode_mask_png(mask: &Mask255) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let encoder =
+        PngEncoder::new_with_quality(&mut bytes, CompressionType::Default, FilterType::NoFilter);
+    encoder
+        .write_image(&mask.pixels, mask.width as u32, mask.height as u32, ExtendedColorType::L8)
+        .expect("a Vec takes every byte, and a mask has width * height of them");
+    bytes
+}
+
+fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<DynamicImage, RejectReason> {
+    let reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .map_err(|error| unreadable(&error))?;
+    match reader.format() {
+        Some(ImageFormat::Jpeg) if !jpeg::is_complete(bytes) => {
+            return Err(RejectReason::Truncated);
+        }
+        Some(ImageFormat::Jpeg | ImageFormat::Png) => {}
+        Some(other) => {
+            return Err(RejectReason::Unsupported { detail: format!("{other:?} file") });
+        }
+        None => {
+            return Err(RejectReason::Unreadable { detail: "neither JPEG nor PNG".to_owned() });
+        }
+    }
+    let mut decoder = reader.into_decoder().map_err(reject)?;
+    let (width, height) = decoder.dimensions();
+    let (height, width) = (u64::from(height), u64::from(width));
+    if height * width > limits.max_pixels {
+        return Err(RejectReason::TooLarge { height, width, max_pixels: limits.max_pixels });
+    }
+    if height * width == 0 {
+        return Err(RejectReason::Unreadable { detail: "no pixels".to_owned() });
+    }
+    let orientation = decoder.orientation().map_err(reject)?;
+    let mut decoded = DynamicImage::from_decoder(decoder).map_err(reject)?;
+    decoded.apply_orientation(orientation);
+    Ok(decoded)
+}
+
+fn unreadable(error: &dyn std::error::Error) -> RejectReason {
+    RejectReason::Unreadable { detail: error.to_string() }
+}
+
+fn reject(error: ImageError) -> RejectReason {
+    match &error {
+        ImageError::Unsupported(unsupported) => {
+            RejectReason::Unsupported { detail: unsupported.to_string() }
+        }
+        ImageError::Limits(limit) if limit.kind() == LimitErrorKind::DimensionError => {
+            RejectReason::Unsupported { detail: limit.to_string() }
+        }
+        ImageError::IoError(source) if source.kind() == std::io::ErrorKind::UnexpectedEof => {
+            RejectReason::Truncated
+        }
+        _ => unreadable(&error),
+    }
+}

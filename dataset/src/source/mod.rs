@@ -1,0 +1,234 @@
+//! Raw folders to pairs: which image belongs to which mask, in which split. Nothing is decoded.
+//!
+//! Folder names below the root are found whatever their case and up to three levels down (archives
+//! that were unpacked into a folder of their own name), `__MACOSX` and hidden entries are ignored,
+//! extensions are compared without case. What each [`Layout`] expects:
+//!
+//! | layout | folders | names | native split |
+//! |---|---|---|---|
+//! | `ecssd` | `images`, `ground_truth_mask` | `0001` | `train` |
+//! | `duts` | `DUTS-TR/{DUTS-TR-Image,DUTS-TR-Mask}`, `DUTS-TE/..` | `DUTS-TR/<stem>` | `train`, both |
+//! | `fss_1000` | `fewshot_data/<class>/{1..10}.{jpg,png}` | `<class>/1` | `train` |
+//! | `msra_10k` | `Imgs/<n>.{jpg,png}` | `<n>` | `train` |
+//! | `dut_omron` | `DUT-OMRON-image`, `pixelwiseGT-new-PNG` | `<stem>` | `train` |
+//! | `dis5k` | `DIS-TR/{im,gt}`, `DIS-VD`, `DIS-TE1` .. `DIS-TE4` | `DIS-TR/<stem>` | `train`, `val`, `test` |
+//! | `thin_object_5k` (also COIFT, HRSOD) | `images`, `masks`, `list/{train,val,test}.txt` | `<stem>` | by list |
+//! | `custom` | `images = "<glob>"`, `masks = "<pattern>"` | see [`SourceSpec::masks`] | `train` |
+//!
+//! The published HQSeg-44K trains on both halves of DUTS; a `split = { folders = .. }` rule keeps
+//! them apart.
+
+mod folders;
+mod known_bad;
+mod layouts;
+mod pairing;
+mod split;
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+pub use self::split::SplitRule;
+use crate::verify::RejectReason;
+
+/// How a collection lies on disk as its authors ship it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
+pub enum Layout {
+    /// ECSSD, 1,000 pairs.
+    #[serde(rename = "ecssd")]
+    Ecssd,
+    /// DUTS, training half (10,553 pairs) and test half (5,019).
+    #[serde(rename = "duts")]
+    Duts,
+    /// FSS-1000, 1,000 classes of 10 pairs.
+    #[serde(rename = "fss_1000")]
+    Fss1000,
+    /// MSRA10K, 10,000 pairs.
+    #[serde(rename = "msra_10k")]
+    Msra10k,
+    /// DUT-OMRON, 5,168 pairs.
+    #[serde(rename = "dut_omron")]
+    DutOmron,
+    /// DIS5K, 5,470 pairs in six folders.
+    #[serde(rename = "dis5k")]
+    Dis5k,
+    /// ThinObject-5K; COIFT and HRSOD as bundled with it.
+    #[serde(rename = "thin_object_5k")]
+    ThinObject5k,
+    /// Anything else, described by a glob and a pattern.
+    #[serde(rename = "custom")]
+    Custom,
+}
+
+impl Layout {
+    /// The name used in configurations.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Ecssd => "ecssd",
+            Self::Duts => "duts",
+            Self::Fss1000 => "fss_1000",
+            Self::Msra10k => "msra_10k",
+            Self::DutOmron => "dut_omron",
+            Self::Dis5k => "dis5k",
+            Self::ThinObject5k => "thin_object_5k",
+            Self::Custom => "custom",
+        }
+    }
+}
+
+/// One collection in a build configuration.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SourceSpec {
+    /// First part of every sample id; unique in a build.
+    pub name: String,
+    /// How the folder is laid out.
+    pub layout: Layout,
+    /// The folder.
+    pub root: PathBuf,
+    /// Only for `custom`: glob of the images relative to the root, such as `photos/**/*.jpg`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub images: Option<String>,
+    /// Only for `custom`: path of the mask relative to the root. `{stem}` is the image's file name
+    /// without extension, `{dir}` the folder that the wildcards of `images` matched, for instance
+    /// `labels/{dir}/{stem}.png`. The sample is named `{dir}/{stem}`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub masks: Option<String>,
+    /// Which split each pair belongs to.
+    #[serde(default)]
+    pub split: SplitRule,
+    /// Licence, carried into every row.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub license: Option<String>,
+}
+
+/// An image file and its mask file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pair {
+    /// Name of the source.
+    pub source: String,
+    /// For instance `train` or `val`.
+    pub split: String,
+    /// Class of the object where the collection has one.
+    pub class: Option<String>,
+    /// Unique within the source, `/`-separated, without extension.
+    pub name: String,
+    /// The image file.
+    pub image: PathBuf,
+    /// The mask file.
+    pub mask: PathBuf,
+    /// Licence of the source.
+    pub license: Option<String>,
+}
+
+impl Pair {
+    /// `{source}/{name}`.
+    #[must_use]
+    pub fn sample_id(&self) -> String {
+        format!("{}/{}", self.source, self.name)
+    }
+}
+
+/// A pair that is not used.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Rejected {
+    /// `{source}/{name}`.
+    pub sample_id: String,
+    /// Name of the source.
+    pub source: String,
+    /// The image file, where there is one.
+    pub image: Option<PathBuf>,
+    /// The mask file, where there is one.
+    pub mask: Option<PathBuf>,
+    /// Why.
+    pub reason: RejectReason,
+}
+
+/// What a folder holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Discovery {
+    /// Sorted by sample id, whatever order the file system lists them in.
+    pub pairs: Vec<Pair>,
+    /// Sorted by sample id.
+    pub rejected: Vec<Rejected>,
+}
+
+/// A source that cannot be enumerated at all.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// The root is no folder.
+    #[error("source `{name}`: {} is not a folder", .root.display())]
+    NoFolder {
+        /// Name of the source.
+        name: String,
+        /// Its root.
+        root: PathBuf,
+    },
+    /// The root does not have the folders of its layout.
+    #[error("source `{name}`: {} holds no {expected} (layout `{}`); found {found}", .root.display(), .layout.name())]
+    UnexpectedLayout {
+        /// Name of the source.
+        name: String,
+        /// Its root.
+        root: PathBuf,
+        /// Its layout.
+        layout: Layout,
+        /// Folders or files that were looked for.
+        expected: String,
+        /// What lies there instead.
+        found: String,
+    },
+    /// A folder or list cannot be read.
+    #[error("source `{name}`: cannot read {}", .path.display())]
+    Io {
+        /// Name of the source.
+        name: String,
+        /// The folder or file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The specification contradicts itself.
+    #[error("source `{name}`: {problem}")]
+    Spec {
+        /// Name of the source.
+        name: String,
+        /// What to change.
+        problem: String,
+    },
+}
+
+/// Enumerates the pairs of a source.
+///
+/// An image without a mask, a mask without an image and a pair that is known to be wrong are
+/// listed as rejected; they are no errors.
+///
+/// # Errors
+/// [`SourceError`] when the folder is absent, does not have its layout, or cannot be read.
+pub fn discover(spec: &SourceSpec) -> Result<Discovery, SourceError> {
+    if !spec.root.is_dir() {
+        return Err(SourceError::NoFolder { name: spec.name.clone(), root: spec.root.clone() });
+    }
+    let found = layouts::find(spec)?;
+    split::assign(spec, found)
+}
+
+/// Pairs that the authors announce for a native split, where that is known for sure.
+#[must_use]
+pub fn expected_count(layout: Layout, split: &str) -> Option<usize> {
+    match (layout, split) {
+        (Layout::Ecssd, "train") => Some(1000),
+        // DUTS-TR 10,553 and DUTS-TE 5,019.
+        (Layout::Duts, "train") => Some(15_572),
+        (Layout::Fss1000 | Layout::Msra10k, "train") => Some(10_000),
+        (Layout::DutOmron, "train") => Some(5168),
+        (Layout::Dis5k, "train") => Some(3000),
+        (Layout::Dis5k, "val") => Some(470),
+        (Layout::Dis5k, "test") => Some(2000),
+        (Layout::ThinObject5k, "train") => Some(4748),
+        _ => None,
+    }
+}

@@ -1,0 +1,240 @@
+//! Which split a pair belongs to.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use serde::de::{MapAccess, Visitor, value::MapAccessDeserializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256};
+
+use super::layouts::{Candidate, Found};
+use super::{Discovery, Pair, Rejected, SourceError, SourceSpec};
+use crate::verify::RejectReason;
+
+/// How pairs are divided into splits. In a configuration:
+///
+/// ```toml
+/// split = "native"                                          # the default
+/// split = "train"                                           # everything
+/// split = { folders = { "DIS-TR" = "train", "DIS-VD" = "val" } }
+/// split = { lists = { train = "list/train.txt", val = "list/val.txt" } }
+/// split = { holdout = 0.2 }                                 # and optionally seed = 7
+/// ```
+#[derive(Clone, Debug, Default, PartialEq)]
+pub enum SplitRule {
+    /// By the layout's own folders or lists; see the table in [`crate::source`].
+    #[default]
+    Native,
+    /// Everything goes to this split.
+    Fixed(String),
+    /// By the leading folders of the name; pairs in no named folder are left out.
+    Folders(BTreeMap<String, String>),
+    /// By text files (relative to the root) of names, stems or file names, one a line; pairs in no
+    /// list are left out.
+    Lists(BTreeMap<String, PathBuf>),
+    /// A share goes to `val`, the rest to `train`. The pairs are ranked by a hash of seed and name,
+    /// and the first `round(fraction * n)` are held out: exact in number, the same each time, and
+    /// independent of where the files lie.
+    Holdout {
+        /// Share held out, 0 to 1.
+        fraction: f64,
+        /// Another seed holds out other pairs.
+        seed: u64,
+    },
+}
+
+const NATIVE: &str = "native";
+
+/// The table form of a rule, as written in a configuration.
+#[derive(Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+struct RuleTable {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    folders: Option<BTreeMap<String, String>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lists: Option<BTreeMap<String, PathBuf>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    holdout: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u64>,
+}
+
+impl Serialize for SplitRule {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let table = match self.clone() {
+            Self::Native => return serializer.serialize_str(NATIVE),
+            Self::Fixed(split) => return serializer.serialize_str(&split),
+            Self::Folders(folders) => RuleTable { folders: Some(folders), ..Default::default() },
+            Self::Lists(lists) => RuleTable { lists: Some(lists), ..Default::default() },
+            Self::Holdout { fraction, seed } => {
+                RuleTable { holdout: Some(fraction), seed: Some(seed), ..Default::default() }
+            }
+        };
+        table.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for SplitRule {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(RuleVisitor)
+    }
+}
+
+/// By hand, because an untagged enum would answer every mistake with the same words.
+struct RuleVisitor;
+
+impl<'de> Visitor<'de> for RuleVisitor {
+    type Value = SplitRule;
+
+    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("\"native\", the name of a split, or one of { folders = {..} }, { lists = {..} }, { holdout = 0.2 }")
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<SplitRule, E> {
+        Ok(if value == NATIVE { SplitRule::Native } else { SplitRule::Fixed(value.to_owned()) })
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<SplitRule, A::Error> {
+        use serde::de::Error;
+        let table = RuleTable::deserialize(MapAccessDeserializer::new(map))?;
+        match table {
+            RuleTable { folders: Some(folders), lists: None, holdout: None, seed: None } => {
+                Ok(SplitRule::Folders(folders))
+            }
+            RuleTable { folders: None, lists: Some(lists), holdout: None, seed: None } => {
+                Ok(SplitRule::Lists(lists))
+            }
+            RuleTable { folders: None, lists: None, holdout: Some(fraction), seed } => {
+                if !(0.0..=1.0).contains(&fraction) {
+                    return Err(A::Error::custom(format!("holdout = {fraction}: expected 0 to 1")));
+                }
+                Ok(SplitRule::Holdout { fraction, seed: seed.unwrap_or(0) })
+            }
+            _ => Err(A::Error::custom(
+                "expected exactly one of `folders`, `lists`, `holdout` (with an optional `seed`)",
+            )),
+        }
+    }
+}
+
+/// Divides what a layout found by the rule of the source, and sorts it.
+pub(super) fn assign(spec: &SourceSpec, found: Found) -> Result<Discovery, SourceError> {
+    let Found { mut candidates, rejected } = found;
+    candidates.sort_by(|a, b| a.name.cmp(&b.name));
+    let splits = splits_of(spec, &candidates)?;
+    let mut discovery = Discovery::default();
+    let mut taken: HashMap<String, String> = HashMap::new();
+    for (candidate, split) in candidates.into_iter().zip(splits) {
+        let Some(split) = split else { continue };
+        let file_name = file_name(&candidate.image);
+        if let Some(kept) = taken.insert(candidate.name.clone(), file_name) {
+            let reason = RejectReason::DuplicateName { kept: kept.clone() };
+            taken.insert(candidate.name.clone(), kept);
+            discovery.rejected.push(candidate.reject(spec, reason));
+            continue;
+        }
+        discovery.pairs.push(Pair {
+            source: spec.name.clone(),
+            split,
+            class: candidate.class,
+            name: candidate.name,
+            image: candidate.image,
+            mask: candidate.mask,
+            license: spec.license.clone(),
+        });
+    }
+    discovery.rejected.extend(rejected);
+    discovery.pairs.sort_by_cached_key(Pair::sample_id);
+    discovery.rejected.sort_by(|a: &Rejected, b| {
+        (&a.sample_id, &a.image, &a.mask).cmp(&(&b.sample_id, &b.image, &b.mask))
+    });
+    Ok(discovery)
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The split of each candidate; `None` leaves it out.
+fn splits_of(
+    spec: &SourceSpec,
+    candidates: &[Candidate],
+) -> Result<Vec<Option<String>>, SourceError> {
+    let each =
+        |split: &dyn Fn(&Candidate) -> Option<String>| candidates.iter().map(split).collect();
+    Ok(match &spec.split {
+        SplitRule::Native => each(&|candidate| Some(candidate.native_split.to_owned())),
+        SplitRule::Fixed(split) => each(&|_| Some(split.clone())),
+        SplitRule::Folders(folders) => each(&|candidate| by_folder(folders, &candidate.name)),
+        SplitRule::Lists(lists) => {
+            let splits = read_lists(spec, lists)?;
+            each(&|candidate| {
+                let stem = candidate.name.rsplit('/').next().unwrap_or_default();
+                splits.get(&candidate.name).or_else(|| splits.get(stem)).cloned()
+            })
+        }
+        SplitRule::Holdout { fraction, seed } => holdout(candidates, *fraction, *seed),
+    })
+}
+
+/// The longest named folder that the name lies in decides.
+fn by_folder(folders: &BTreeMap<String, String>, name: &str) -> Option<String> {
+    let inside = |folder: &str| {
+        name.strip_prefix(folder.trim_end_matches('/')).is_some_and(|rest| rest.starts_with('/'))
+    };
+    let (_, split) = folders
+        .iter()
+        .filter(|(folder, _)| inside(folder))
+        .max_by_key(|(folder, _)| folder.len())?;
+    Some(split.clone())
+}
+
+/// Names and stems of all lists, each with its split.
+fn read_lists(
+    spec: &SourceSpec,
+    lists: &BTreeMap<String, PathBuf>,
+) -> Result<HashMap<String, String>, SourceError> {
+    let mut splits = HashMap::new();
+    for (split, path) in lists {
+        for name in read_list(spec, &spec.root.join(path))? {
+            if let Some(other) = splits.insert(name.clone(), split.clone())
+                && other != *split
+            {
+                return Err(SourceError::Spec {
+                    name: spec.name.clone(),
+                    problem: format!("`{name}` is in the lists of both `{other}` and `{split}`"),
+                });
+            }
+        }
+    }
+    Ok(splits)
+}
+
+/// The lines of a list without image extensions; empty lines and carriage returns are dropped.
+pub(super) fn read_list(spec: &SourceSpec, path: &Path) -> Result<Vec<String>, SourceError> {
+    let text = std::fs::read_to_string(path).map_err(|source| SourceError::Io {
+        name: spec.name.clone(),
+        path: path.to_owned(),
+        source,
+    })?;
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    Ok(lines.map(|line| super::folders::without_extension(line).to_owned()).collect())
+}
+
+fn holdout(candidates: &[Candidate], fraction: f64, seed: u64) -> Vec<Option<String>> {
+    let key = |candidate: &Candidate| {
+        Sha256::new()
+            .chain_update(seed.to_le_bytes())
+            .chain_update(candidate.name.as_bytes())
+            .finalize()
+    };
+    let mut ranked: Vec<usize> = (0..candidates.len()).collect();
+    ranked.sort_by_cached_key(|&index| key(&candidates[index]));
+    let mut splits = vec![Some("train".to_owned()); candidates.len()];
+    let held_out = (fraction.clamp(0.0, 1.0) * candidates.len() as f64).round() as usize;
+    for &index in ranked.iter().take(held_out) {
+        splits[index] = Some("val".to_owned());
+    }
+    splits
+}
