@@ -110,7 +110,8 @@ pub fn point_sampled_loss(
     });
     let logits = sample(hq_logits, &points);
     let weight = None::<&Tensor>;
-    let loss_mask = logits.binary_cross_entropy_with_logits(&labels, weight, weight, Reduction::Mean);
+    let loss_mask =
+        logits.binary_cross_entropy_with_logits(&labels, weight, weight, Reduction::Mean);
     let probabilities = logits.sigmoid();
     let sum = |x: &Tensor| x.sum_dim_intlist(-1, false, Kind::Float);
     let overlap = sum(&(&probabilities * &labels)) * 2.0 + DICE_SMOOTHING;
@@ -139,16 +140,21 @@ fn sample(map: &Tensor, points: &Tensor) -> Tensor {
 mod tests {
     use super::*;
 
-    const SMALL: LossConfig = LossConfig { num_points: 4, oversample_ratio: 3.0, importance_ratio: 0.75 };
+    const SMALL: LossConfig =
+        LossConfig { num_points: 4, oversample_ratio: 3.0, importance_ratio: 0.75 };
 
     fn grid_points(indices: &[(i64, i64)], side: f32) -> Vec<f32> {
-        indices.iter().flat_map(|&(x, y)| [(x as f32 + 0.5) / side, (y as f32 + 0.5) / side]).collect()
+        indices
+            .iter()
+            .flat_map(|&(x, y)| [(x as f32 + 0.5) / side, (y as f32 + 0.5) / side])
+            .collect()
     }
 
     #[test]
     fn uncertain_candidates_are_chosen_and_both_terms_match_by_hand() {
         // Logits 0.1 * (column + 4 * row) - 0.8 on a 4 x 4 map, so small ones lie in the middle.
-        let logits = (Tensor::arange(16, (Kind::Float, tch::Device::Cpu)) * 0.1 - 0.8).view([1, 1, 4, 4]);
+        let logits =
+            (Tensor::arange(16, (Kind::Float, tch::Device::Cpu)) * 0.1 - 0.8).view([1, 1, 4, 4]);
         let target = logits.gt(0.0).to_kind(Kind::Float);
         let all: Vec<(i64, i64)> = (0..12).map(|i| (i % 4, i / 4)).collect();
         let candidates = grid_points(&all, 4.0);

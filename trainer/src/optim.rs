@@ -33,7 +33,9 @@ pub struct AdamState {
 #[non_exhaustive]
 pub enum OptimError {
     /// The state is for other parameters.
-    #[error("the optimizer state has {found} where {expected} is needed; resume with the model it was saved with")]
+    #[error(
+        "the optimizer state has {found} where {expected} is needed; resume with the model it was saved with"
+    )]
     Parameter {
         /// Name and shape needed.
         expected: String,
@@ -72,7 +74,9 @@ impl Adam {
         let bias_correction2_sqrt = (1.0 - beta2.powi(self.step as i32)).sqrt();
         let moments = self.exp_avg.iter_mut().zip(&mut self.exp_avg_sq);
         no_grad(|| {
-            for (((_, param), grad), (exp_avg, exp_avg_sq)) in self.params.iter_mut().zip(grads).zip(moments) {
+            for (((_, param), grad), (exp_avg, exp_avg_sq)) in
+                self.params.iter_mut().zip(grads).zip(moments)
+            {
                 let _ = exp_avg.lerp_(grad, 1.0 - beta1);
                 let _ = exp_avg_sq.g_mul_scalar_(beta2);
                 let _ = exp_avg_sq.addcmul_(&(grad * (1.0 - beta2)), grad);
@@ -146,7 +150,8 @@ mod tests {
             for i in 0..2 {
                 m[i] = 0.9 * m[i] + 0.1 * grads[i];
                 v[i] = 0.999 * v[i] + 0.001 * grads[i] * grads[i];
-                let (mean, square) = (m[i] / (1.0 - 0.9_f64.powi(t)), v[i] / (1.0 - 0.999_f64.powi(t)));
+                let (mean, square) =
+                    (m[i] / (1.0 - 0.9_f64.powi(t)), v[i] / (1.0 - 0.999_f64.powi(t)));
                 expected[i] -= 0.01 * mean / (square.sqrt() + 1e-8);
             }
         }

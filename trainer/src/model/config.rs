@@ -226,22 +226,34 @@ impl EncoderConfig {
 }
 
 fn validate_vit(vit: &VitConfig) -> Result<(), String> {
-    let positive = [vit.img_size, vit.patch_size, vit.embed_dim, vit.depth, vit.num_heads, vit.window_size];
+    let positive =
+        [vit.img_size, vit.patch_size, vit.embed_dim, vit.depth, vit.num_heads, vit.window_size];
     if positive.iter().any(|&size| size < 1) {
         return Err("every size of the encoder must be at least 1".into());
     }
     if vit.img_size % vit.patch_size != 0 {
-        return Err(format!("img_size {} is not a multiple of patch_size {}", vit.img_size, vit.patch_size));
+        return Err(format!(
+            "img_size {} is not a multiple of patch_size {}",
+            vit.img_size, vit.patch_size
+        ));
     }
     if vit.embed_dim % vit.num_heads != 0 {
-        return Err(format!("embed_dim {} is not a multiple of num_heads {}", vit.embed_dim, vit.num_heads));
+        return Err(format!(
+            "embed_dim {} is not a multiple of num_heads {}",
+            vit.embed_dim, vit.num_heads
+        ));
     }
     if vit.out_chans != EMBED_DIM {
         return Err(format!("out_chans is {}, the mask decoder needs {EMBED_DIM}", vit.out_chans));
     }
     let first = vit.global_attn_indexes.iter().min().copied();
-    if first.is_none_or(|index| index < 0) || vit.global_attn_indexes.iter().any(|&i| i >= vit.depth) {
-        return Err(format!("global_attn_indexes needs at least one block, all of 0..{}", vit.depth));
+    if first.is_none_or(|index| index < 0)
+        || vit.global_attn_indexes.iter().any(|&i| i >= vit.depth)
+    {
+        return Err(format!(
+            "global_attn_indexes needs at least one block, all of 0..{}",
+            vit.depth
+        ));
     }
     Ok(())
 }
@@ -253,7 +265,9 @@ fn validate_tiny_vit(tiny: &TinyVitConfig) -> Result<(), String> {
             return Err(format!("stage {stage} of the encoder has a size below 1"));
         }
         if stage > 0 && dim % heads != 0 {
-            return Err(format!("embed_dims[{stage}] {dim} is not a multiple of num_heads {heads}"));
+            return Err(format!(
+                "embed_dims[{stage}] {dim} is not a multiple of num_heads {heads}"
+            ));
         }
     }
     if tiny.stem_size() < 4 || tiny.stem_size() % 4 != 0 {

@@ -152,7 +152,10 @@ struct RelativeBias {
 
 impl RelativeBias {
     fn new(rel_pos_h: &Tensor, rel_pos_w: &Tensor, height: i64, width: i64) -> Self {
-        Self { table_h: relative_table(rel_pos_h, height), table_w: relative_table(rel_pos_w, width) }
+        Self {
+            table_h: relative_table(rel_pos_h, height),
+            table_w: relative_table(rel_pos_w, width),
+        }
     }
 
     /// The additive mask of `rows` rows of queries (B, heads, rows * W, d), the first of

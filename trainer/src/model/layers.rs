@@ -143,9 +143,12 @@ pub(crate) fn upscale_weight(weight: &Tensor) -> Tensor {
 /// Image order from sub-pixel order: (B, side, side, 2, 2, 2, 2, C) flattened in any
 /// way -> (B, 4 * side, 4 * side, C). The first pair of twos is the coarser.
 pub(crate) fn shuffle_subpixels(x: &Tensor, batch: i64, side: i64) -> Tensor {
-    x.reshape([batch, side, side, 2, 2, 2, 2, -1])
-        .permute([0, 1, 3, 5, 2, 4, 6, 7])
-        .reshape([batch, 4 * side, 4 * side, -1])
+    x.reshape([batch, side, side, 2, 2, 2, 2, -1]).permute([0, 1, 3, 5, 2, 4, 6, 7]).reshape([
+        batch,
+        4 * side,
+        4 * side,
+        -1,
+    ])
 }
 
 /// A convolution whose batch norm is folded into it.
@@ -254,21 +257,24 @@ mod tests {
     fn folding_batch_norm_keeps_the_values() {
         let mut state = StateDict::new();
         state.insert("x.c.weight".into(), Tensor::randn([6, 4, 3, 3], CPU));
-        for (name, low) in [("weight", 0.5), ("bias", -1.0), ("running_mean", -1.0), ("running_var", 0.1)] {
+        for (name, low) in
+            [("weight", 0.5), ("bias", -1.0), ("running_mean", -1.0), ("running_var", 0.1)]
+        {
             state.insert(format!("x.bn.{name}"), Tensor::rand([6], CPU) + low);
         }
         let x = Tensor::randn([2, 5, 7, 4], CPU);
         let folded = FoldedConv::load(&Source::new(&state, Device::Cpu).at("x")).unwrap();
-        let plain = bchw(&x).conv2d(&state["x.c.weight"], None::<&Tensor>, [1], [1], [1], 1).batch_norm(
-            Some(&state["x.bn.weight"]),
-            Some(&state["x.bn.bias"]),
-            Some(&state["x.bn.running_mean"]),
-            Some(&state["x.bn.running_var"]),
-            false,
-            0.0,
-            BATCH_NORM_EPS,
-            false,
-        );
+        let plain =
+            bchw(&x).conv2d(&state["x.c.weight"], None::<&Tensor>, [1], [1], [1], 1).batch_norm(
+                Some(&state["x.bn.weight"]),
+                Some(&state["x.bn.bias"]),
+                Some(&state["x.bn.running_mean"]),
+                Some(&state["x.bn.running_var"]),
+                false,
+                0.0,
+                BATCH_NORM_EPS,
+                false,
+            );
         let error = (bchw(&folded.forward(&x, 1, 1)) - plain).square().mean(Kind::Float);
         assert!(error.double_value(&[]) < 1e-10);
     }
@@ -287,7 +293,8 @@ mod tests {
         let x = Tensor::randn([2, 6, 6, 3], CPU);
         let tokens = x.matmul(&upscale_weight(&first)).view([2, 6, 6, 4, 4]);
         let ours = shuffle_subpixels(&tokens.matmul(&upscale_weight(&second)), 2, 6);
-        let up = |x: &Tensor, w: &Tensor| x.conv_transpose2d(w, None::<&Tensor>, [2], [0], [0], 1, [1]);
+        let up =
+            |x: &Tensor, w: &Tensor| x.conv_transpose2d(w, None::<&Tensor>, [2], [0], [0], 1, [1]);
         let expected = up(&up(&bchw(&x), &first), &second);
         assert!((bchw(&ours) - expected).abs().max().double_value(&[]) < 1e-5);
     }

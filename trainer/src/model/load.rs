@@ -1,9 +1,9 @@
 //! From a state dict to a checked one: nothing missing, nothing unknown, every shape right.
 
+use super::StateDict;
 use super::config::EncoderConfig;
 use super::init::{Init, initial};
 use super::spec::{TensorSpec, hq_specs, sam_specs};
-use super::StateDict;
 use crate::weights::{KeyReport, WeightsError};
 
 /// Names that some checkpoints carry although nothing reads them: SAM's normalisation constants and
@@ -51,7 +51,8 @@ fn fresh(spec: &TensorSpec, seed: u64) -> (String, tch::Tensor) {
 
 fn compare(specs: &[TensorSpec], state: &StateDict) -> KeyReport {
     let mut report = KeyReport::default();
-    let mut unexpected: std::collections::BTreeSet<&str> = state.keys().map(String::as_str).collect();
+    let mut unexpected: std::collections::BTreeSet<&str> =
+        state.keys().map(String::as_str).collect();
     for spec in specs {
         unexpected.remove(spec.name.as_str());
         let Some(tensor) = state.get(&spec.name) else {
@@ -65,7 +66,8 @@ fn compare(specs: &[TensorSpec], state: &StateDict) -> KeyReport {
             report.mismatched.push((spec.name.clone(), spec.shape.clone(), tensor.size()));
         }
     }
-    let unknown = unexpected.into_iter().filter(|name| !IGNORED.iter().any(|end| name.ends_with(end)));
+    let unknown =
+        unexpected.into_iter().filter(|name| !IGNORED.iter().any(|end| name.ends_with(end)));
     report.unexpected.extend(unknown.map(String::from));
     report
 }

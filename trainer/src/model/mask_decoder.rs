@@ -3,9 +3,7 @@
 use tch::Tensor;
 
 use super::config::{EMBED_DIM, NUM_SAM_MASK_TOKENS};
-use super::layers::{
-    LAYER_NORM_2D_EPS, LayerNorm, Perceptron, Source, gelu, upscale_weight,
-};
+use super::layers::{LAYER_NORM_2D_EPS, LayerNorm, Perceptron, Source, gelu, upscale_weight};
 use super::two_way_transformer::TwoWayTransformer;
 use crate::weights::WeightsError;
 

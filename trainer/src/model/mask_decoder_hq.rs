@@ -8,7 +8,8 @@ use tch::{Device, Tensor};
 
 use super::config::EMBED_DIM;
 use super::layers::{
-    LAYER_NORM_2D_EPS, LayerNorm, Perceptron, Source, bchw, bhwc, gelu, shuffle_subpixels, upscale_weight,
+    LAYER_NORM_2D_EPS, LayerNorm, Perceptron, Source, bchw, bhwc, gelu, shuffle_subpixels,
+    upscale_weight,
 };
 use super::mask_decoder::PERCEPTRON_LAYERS;
 use super::{StateDict, spec};
@@ -34,12 +35,14 @@ impl MaskDecoderHq {
         let mut leaves = StateDict::new();
         for spec in specs {
             let name = spec.name.clone();
-            let tensor = state.get(&name).ok_or(WeightsError::MissingTensor { name: name.clone() })?;
+            let tensor =
+                state.get(&name).ok_or(WeightsError::MissingTensor { name: name.clone() })?;
             let leaf = tensor.to_device(device).to_kind(tch::Kind::Float).detach().copy();
             leaves.insert(name, leaf.set_requires_grad(true));
         }
         let names = specs.iter().map(|spec| spec.name.clone());
-        let parameters = names.map(|name| (leaves[&name].shallow_clone(), name)).map(|(t, n)| (n, t));
+        let parameters =
+            names.map(|name| (leaves[&name].shallow_clone(), name)).map(|(t, n)| (n, t));
         let parameters = parameters.collect();
         let source = Source::new(&leaves, device).at("mask_decoder");
         Ok(Self {

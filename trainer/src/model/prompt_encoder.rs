@@ -95,7 +95,9 @@ impl PromptEncoder {
     pub(crate) fn forward(&self, prompts: &PromptBatch) -> PromptEmbeddings {
         match prompts {
             PromptBatch::Boxes(boxes) => self.embed(None, Some(boxes), None),
-            PromptBatch::Points { coords, labels } => self.embed(Some((coords, labels)), None, None),
+            PromptBatch::Points { coords, labels } => {
+                self.embed(Some((coords, labels)), None, None)
+            }
             PromptBatch::Masks(masks) => self.embed(None, None, Some(masks)),
             PromptBatch::Mixed { points, boxes, masks } => {
                 let points = points.as_ref().map(|(coords, labels)| (coords, labels));

@@ -2,6 +2,7 @@
 
 use tch::{Device, Kind, Tensor, no_grad};
 
+use super::StateDict;
 use super::config::{EncoderConfig, NUM_SAM_MASK_TOKENS, Normalization};
 use super::image_encoder::ImageEncoderVit;
 use super::layers::{Source, bchw, bhwc, shuffle_subpixels};
@@ -11,7 +12,6 @@ use super::mask_decoder_hq::MaskDecoderHq;
 use super::prompt_encoder::{PromptBatch, PromptEmbeddings, PromptEncoder};
 use super::spec::hq_specs;
 use super::tiny_vit::TinyVit;
-use super::StateDict;
 use crate::weights::WeightsError;
 
 /// SAM's channel means, for RGB in 0..255.
@@ -112,7 +112,11 @@ impl SamHq {
             .expect("the random state holds every tensor, if the configuration is valid")
     }
 
-    fn build(config: &EncoderConfig, state: StateDict, device: Device) -> Result<Self, WeightsError> {
+    fn build(
+        config: &EncoderConfig,
+        state: StateDict,
+        device: Device,
+    ) -> Result<Self, WeightsError> {
         let source = Source::new(&state, device);
         let encoder = source.at("image_encoder");
         let image_encoder = match config {
@@ -124,8 +128,10 @@ impl SamHq {
             }
         };
         let (img_size, embedding_size) = (config.img_size(), config.embedding_size());
-        let prompt_encoder = PromptEncoder::load(&source.at("prompt_encoder"), img_size, embedding_size)?;
-        let mask_decoder = MaskDecoder::load(&source.at("mask_decoder"), &prompt_encoder.dense_pe())?;
+        let prompt_encoder =
+            PromptEncoder::load(&source.at("prompt_encoder"), img_size, embedding_size)?;
+        let mask_decoder =
+            MaskDecoder::load(&source.at("mask_decoder"), &prompt_encoder.dense_pe())?;
         let mask_decoder_hq = MaskDecoderHq::load(&state, &hq_specs(config), device)?;
         Ok(Self {
             config: config.clone(),
@@ -259,4 +265,3 @@ impl SamHq {
         state
     }
 }
-

@@ -2,8 +2,8 @@
 //! checking and random initialisation all read this one list.
 
 use super::config::{
-    DECODER_DEPTH, DECODER_MLP_DIM, EMBED_DIM, EncoderConfig, MASK_IN_CHANS, NUM_SAM_MASK_TOKENS, Stem,
-    TinyVitConfig, VitConfig,
+    DECODER_DEPTH, DECODER_MLP_DIM, EMBED_DIM, EncoderConfig, MASK_IN_CHANS, NUM_SAM_MASK_TOKENS,
+    Stem, TinyVitConfig, VitConfig,
 };
 use super::init::Init;
 

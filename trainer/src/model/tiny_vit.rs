@@ -5,8 +5,8 @@ use tch::{Kind, Tensor};
 
 use super::config::TinyVitConfig;
 use super::layers::{
-    FoldedConv, LAYER_NORM_EPS, LayerNorm, Linear, Neck, Source, bhwc, gelu_in_place, window_partition,
-    window_unpartition,
+    FoldedConv, LAYER_NORM_EPS, LayerNorm, Linear, Neck, Source, bhwc, gelu_in_place,
+    window_partition, window_unpartition,
 };
 use crate::weights::WeightsError;
 
@@ -59,7 +59,11 @@ impl TinyVit {
 }
 
 impl Stage {
-    fn load(source: &Source<'_>, config: &TinyVitConfig, index: usize) -> Result<Self, WeightsError> {
+    fn load(
+        source: &Source<'_>,
+        config: &TinyVitConfig,
+        index: usize,
+    ) -> Result<Self, WeightsError> {
         let block = |number: i64| {
             let source = source.at("blocks").at(number);
             Ok(match index {
@@ -154,7 +158,11 @@ struct AttentionBlock {
 }
 
 impl AttentionBlock {
-    fn load(source: &Source<'_>, config: &TinyVitConfig, stage: usize) -> Result<Self, WeightsError> {
+    fn load(
+        source: &Source<'_>,
+        config: &TinyVitConfig,
+        stage: usize,
+    ) -> Result<Self, WeightsError> {
         let window_size = config.window_sizes[stage];
         let (attn, mlp) = (source.at("attn"), source.at("mlp"));
         Ok(Self {

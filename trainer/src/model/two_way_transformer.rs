@@ -18,8 +18,7 @@ pub(crate) struct TwoWayTransformer {
 impl TwoWayTransformer {
     /// `image_pe` is (1, g * g, 256).
     pub(crate) fn load(source: &Source<'_>, image_pe: &Tensor) -> Result<Self, WeightsError> {
-        let layer =
-            |index| TwoWayLayer::load(&source.at("layers").at(index), image_pe, index == 0);
+        let layer = |index| TwoWayLayer::load(&source.at("layers").at(index), image_pe, index == 0);
         let final_attn = source.at("final_attn_token_to_image");
         Ok(Self {
             layers: (0..DECODER_DEPTH).map(layer).collect::<Result<_, _>>()?,
@@ -66,7 +65,11 @@ impl TwoWayLayer {
         Ok(Self {
             self_attn: SelfAttention::load(&source.at("self_attn"))?,
             norm1: norm("norm1")?,
-            image_projection: ImageProjection::load(&token_to_image, Some(&image_to_token), image_pe)?,
+            image_projection: ImageProjection::load(
+                &token_to_image,
+                Some(&image_to_token),
+                image_pe,
+            )?,
             token_to_image: TokenToImage::load(&token_to_image)?,
             norm2: norm("norm2")?,
             lin1: Linear::load(&source.at("mlp.lin1"))?,
@@ -87,7 +90,8 @@ impl TwoWayLayer {
         };
         let queries = self.norm1.forward(&queries);
         let projected = self.image_projection.forward(keys);
-        let attended = self.token_to_image.forward(&(&queries + query_pe), &projected[0], &projected[1]);
+        let attended =
+            self.token_to_image.forward(&(&queries + query_pe), &projected[0], &projected[1]);
         let queries = self.norm2.forward(&(queries + attended));
         let hidden = self.lin1.forward(&queries).relu();
         let queries = self.norm3.forward(&(&queries + self.lin2.forward(&hidden)));

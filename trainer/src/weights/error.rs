@@ -27,8 +27,13 @@ impl KeyReport {
 
 /// The part of the model that a tensor belongs to.
 fn group(name: &str) -> &'static str {
-    const HQ: [&str; 5] =
-        ["hf_token.", "hf_mlp.", "compress_vit_feat.", "embedding_encoder.", "embedding_maskfeature."];
+    const HQ: [&str; 5] = [
+        "hf_token.",
+        "hf_mlp.",
+        "compress_vit_feat.",
+        "embedding_encoder.",
+        "embedding_maskfeature.",
+    ];
     if let Some(rest) = name.strip_prefix("mask_decoder.") {
         return if HQ.iter().any(|part| rest.starts_with(part)) { "HQ" } else { "mask_decoder" };
     }

@@ -11,9 +11,12 @@ use crate::model::StateDict;
 
 mod error;
 mod pickle;
+mod pickle_op;
 mod pickle_write;
 mod pth;
 mod safetensors;
+#[cfg(test)]
+mod tests;
 
 pub use error::{KeyReport, WeightsError};
 

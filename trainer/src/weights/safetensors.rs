@@ -17,7 +17,8 @@ fn format_error(path: &Path, reason: impl ToString) -> WeightsError {
 
 /// Reads every tensor, widening half precision.
 pub(super) fn read(path: &Path) -> Result<StateDict, WeightsError> {
-    let bytes = fs::read(path).map_err(|source| WeightsError::Read { path: path.into(), source })?;
+    let bytes =
+        fs::read(path).map_err(|source| WeightsError::Read { path: path.into(), source })?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| format_error(path, error))?;
     let mut state = StateDict::new();
     for (name, view) in file.tensors() {
@@ -30,7 +31,12 @@ pub(super) fn read(path: &Path) -> Result<StateDict, WeightsError> {
             Dtype::I32 => Kind::Int,
             Dtype::U8 => Kind::Uint8,
             Dtype::BOOL => Kind::Bool,
-            other => return Err(format_error(path, format!("{name} has the unsupported type {other:?}"))),
+            other => {
+                return Err(format_error(
+                    path,
+                    format!("{name} has the unsupported type {other:?}"),
+                ));
+            }
         };
         let shape: Vec<i64> = view.shape().iter().map(|&size| size as i64).collect();
         let tensor = Tensor::f_from_data_size(view.data(), &shape, kind)
@@ -58,14 +64,20 @@ pub(super) fn write(
             Kind::Int => Dtype::I32,
             Kind::Uint8 => Dtype::U8,
             Kind::Bool => Dtype::BOOL,
-            other => return Err(format_error(path, format!("{name} has the unsupported type {other:?}"))),
+            other => {
+                return Err(format_error(
+                    path,
+                    format!("{name} has the unsupported type {other:?}"),
+                ));
+            }
         };
         let shape: Vec<usize> = tensor.size().iter().map(|&size| size as usize).collect();
         buffers.push((name.as_str(), dtype, shape, super::bytes_of(name, tensor)?));
     }
     let mut views = Vec::new();
     for (name, dtype, shape, bytes) in &buffers {
-        let view = TensorView::new(*dtype, shape.clone(), bytes).map_err(|error| format_error(path, error))?;
+        let view = TensorView::new(*dtype, shape.clone(), bytes)
+            .map_err(|error| format_error(path, error))?;
         views.push((*name, view));
     }
     let metadata: HashMap<String, String> = metadata.clone().into_iter().collect();

@@ -1,0 +1,186 @@
+//! Round trips, and files that try to do harm.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use tch::{Device, Kind, Tensor};
+use zip::CompressionMethod;
+use zip::write::{SimpleFileOptions, ZipWriter};
+
+use super::pickle::{Pickle, PickleError};
+use super::*;
+
+fn state() -> StateDict {
+    let cpu = Device::Cpu;
+    StateDict::from([
+        ("mask_decoder.hf_token.weight".into(), Tensor::randn([1, 256], (Kind::Float, cpu))),
+        ("image_encoder.a".into(), Tensor::randn([3, 4, 2], (Kind::Float, cpu)).transpose(0, 1)),
+        ("image_encoder.count".into(), Tensor::from(7_i64)),
+        ("image_encoder.empty".into(), Tensor::zeros([0, 3], (Kind::Float, cpu))),
+        ("image_encoder.half".into(), Tensor::randn([5], (Kind::Half, cpu))),
+    ])
+}
+
+fn assert_equal(found: &StateDict, expected: &StateDict) {
+    assert_eq!(found.keys().collect::<Vec<_>>(), expected.keys().collect::<Vec<_>>());
+    for (name, tensor) in found {
+        let expected = &expected[name];
+        let kind = if expected.kind() == Kind::Half { Kind::Float } else { expected.kind() };
+        assert_eq!((tensor.size(), tensor.kind()), (expected.size(), kind), "{name}");
+        assert_eq!(*tensor, expected.to_kind(kind), "{name}");
+    }
+}
+
+#[test]
+fn both_formats_come_back_and_leave_no_staged_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (pth, safe) = (folder.path().join("a.pth"), folder.path().join("a.safetensors"));
+    let state = state();
+    save_pth(&pth, &state).unwrap();
+    save_safetensors(&safe, &state, &BTreeMap::from([("format".into(), "pt".into())])).unwrap();
+    for path in [&pth, &safe] {
+        let loaded = load(path).unwrap();
+        assert_eq!(loaded.kind, CheckpointKind::SamHq);
+        assert_equal(&loaded.state, &state);
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+}
+
+#[test]
+fn names_tell_what_a_file_holds() {
+    let of = |names: &[&str]| {
+        let state = names.iter().map(|name| (name.to_string(), Tensor::from(0.0_f32))).collect();
+        recognise(&normalise_names(state))
+    };
+    assert_eq!(of(&["module.image_encoder.x", "module.mask_decoder.y"]), CheckpointKind::Sam);
+    assert_eq!(of(&["iou_token.weight", "hf_token.weight"]), CheckpointKind::MaskDecoderOnly);
+    assert_eq!(of(&["backbone.x"]), CheckpointKind::Unknown);
+}
+
+/// A zip with this pickle and one storage of four floats.
+fn file_with(folder: &Path, pickle: &[u8], method: CompressionMethod) -> PathBuf {
+    let path = folder.join("attack.pth");
+    let mut zip = ZipWriter::new(File::create(&path).unwrap());
+    for (name, bytes) in [("x/data.pkl", pickle), ("x/data/0", &[0; 16])] {
+        zip.start_file(name, SimpleFileOptions::default().compression_method(method)).unwrap();
+        zip.write_all(bytes).unwrap();
+    }
+    zip.finish().unwrap();
+    path
+}
+
+/// A state dict of one tensor with this storage size, shape and stride.
+fn pickle_of(numel: i64, size: i64, stride: i64) -> Vec<u8> {
+    let long = |value: i64| [&[0x8a, 8][..], &value.to_le_bytes()].concat();
+    let text =
+        |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+    [
+        &b"\x80\x02}"[..],
+        &text("w"),
+        b"ctorch._utils\n_rebuild_tensor_v2\n((",
+        &text("storage"),
+        b"ctorch\nFloatStorage\n",
+        &text("0"),
+        &text("cpu"),
+        &long(numel),
+        b"tQK\x00",
+        &long(size),
+        b"\x85",
+        &long(stride),
+        b"\x85\x89}tRs.",
+    ]
+    .concat()
+}
+
+#[test]
+fn a_plain_view_is_read_and_an_absurd_one_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let read = |numel, size, stride| {
+        let path =
+            file_with(folder.path(), &pickle_of(numel, size, stride), CompressionMethod::Stored);
+        load(&path)
+    };
+    assert_eq!(read(4, 2, 2).unwrap().state["w"].size(), [2]);
+    let absurd = [
+        (4, 5, 1),        // longer than the storage
+        (4, 1 << 40, 0),  // expanded without end
+        (4, 3, i64::MAX), // overflow
+        (4, -1, 1),       // negative
+        (1 << 60, 2, 1),  // a storage of 4 EiB
+        (1 << 62, 2, 1),  // whose size in bytes overflows
+        (8, 2, 1),        // a storage longer than its file
+        (2, 2, 1),        // and shorter
+    ];
+    for (numel, size, stride) in absurd {
+        let error = read(numel, size, stride).unwrap_err();
+        assert!(matches!(error, WeightsError::Format { .. }), "{numel} {size} {stride}: {error}");
+    }
+}
+
+#[test]
+fn an_unknown_name_is_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let pickle = b"\x80\x02cposix\nsystem\nX\x02\x00\x00\x00ls\x85R.";
+    let path = file_with(folder.path(), pickle, CompressionMethod::Stored);
+    let error = load(&path).unwrap_err();
+    assert!(
+        matches!(&error, WeightsError::UnknownGlobal { name, .. } if name == "posix.system"),
+        "{error}"
+    );
+    assert!(matches!(
+        Pickle::read(b"\x80\x04\x8c\x02os\x8c\x06system\x93.").unwrap_err(),
+        PickleError::UnknownGlobal { .. }
+    ));
+}
+
+#[test]
+fn compressed_and_foreign_files_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file_with(folder.path(), &pickle_of(4, 4, 1), CompressionMethod::Deflated);
+    assert!(matches!(load(&path).unwrap_err(), WeightsError::Format { .. }));
+    std::fs::write(&path, b"\x80\x02not a zip").unwrap();
+    assert!(matches!(load(&path).unwrap_err(), WeightsError::Format { .. }));
+    let safe = folder.path().join("a.safetensors");
+    std::fs::write(&safe, [0xff; 64]).unwrap();
+    assert!(matches!(load(&safe).unwrap_err(), WeightsError::Format { .. }));
+    assert!(matches!(
+        load(&folder.path().join("none.pth")).unwrap_err(),
+        WeightsError::Read { .. }
+    ));
+    assert!(matches!(
+        load(&folder.path().join("a.txt")).unwrap_err(),
+        WeightsError::Extension { .. }
+    ));
+}
+
+#[test]
+fn every_truncation_of_a_file_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file_with(folder.path(), &pickle_of(4, 4, 1), CompressionMethod::Stored);
+    let whole = std::fs::read(&path).unwrap();
+    for length in 0..whole.len() {
+        std::fs::write(&path, &whole[..length]).unwrap();
+        assert!(load(&path).is_err(), "{length} bytes of {}", whole.len());
+    }
+}
+
+#[test]
+fn self_reference_and_deep_nesting_do_no_harm() {
+    // A list that holds itself, and a tuple a million deep.
+    assert!(Pickle::read(b"\x80\x02]q\x00h\x00a.").is_ok());
+    let deep = [&b"\x80\x02)"[..], &vec![0x85; 1_000_000], b"."].concat();
+    assert!(Pickle::read(&deep).is_ok());
+    assert!(matches!(Pickle::read(b"\x80\x02t.").unwrap_err(), PickleError::Malformed { .. }));
+    assert!(matches!(
+        Pickle::read(b"\x80\x02\xff").unwrap_err(),
+        PickleError::UnknownInstruction { .. }
+    ));
+    assert!(matches!(Pickle::read(b"X\xff\xff\xff\xffab").unwrap_err(), PickleError::Truncated));
+}
+
+proptest::proptest! {
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..200)) {
+        let _ = Pickle::read(&bytes);
+    }
+}
