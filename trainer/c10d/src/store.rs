@@ -7,6 +7,10 @@ use crate::ffi::StoreHandle;
 
 /// How often the list of ranks that signed in is read again.
 const POLL: Duration = Duration::from_millis(50);
+/// How long rank 0 keeps the store open after it gave up waiting.
+const FAREWELL: Duration = Duration::from_millis(500);
+/// Set by rank 0 when it gave up waiting.
+const GAVE_UP: &str = "gave_up";
 
 /// Where a group meets.
 #[derive(Clone, Copy)]
@@ -53,7 +57,13 @@ impl Rendezvous<'_> {
             if missing.is_empty() {
                 return Ok(());
             }
-            if Instant::now() >= deadline {
+            let told = store.get(GAVE_UP).map_err(|reason| self.unreachable(reason))?.is_some();
+            if told || Instant::now() >= deadline {
+                if self.rank == 0 {
+                    // The store ends with this rank: let the others learn why first.
+                    store.set(GAVE_UP, "1").map_err(|reason| self.unreachable(reason))?;
+                    std::thread::sleep(FAREWELL);
+                }
                 return Err(C10dError::MissingRanks {
                     rank: self.rank,
                     joined: self.world_size - missing.len(),

@@ -1,1 +1,223 @@
-fn main() {}
+//! Every collective and every failure, among real processes over Gloo.
+//!
+//! The test starts itself once per rank: with `C10D_CASE` set it is a rank that plays that
+//! case, otherwise it is the test that starts the ranks and judges them. (Without
+//! the usual harness, because a rank must not run on one of its test threads.)
+
+use std::process::{Child, Command, ExitCode, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use c10d::{Backend, C10dError, ProcessGroup, ReduceOp};
+use tch::{Device, Kind, Tensor};
+
+mod ranks;
+
+/// A case: its name and its test.
+type Case = (&'static str, fn());
+
+const CASES: &[Case] = &[
+    ("values_of_every_collective", values_of_every_collective),
+    ("unfit_tensors_are_refused", unfit_tensors_are_refused),
+    ("ranks_that_disagree_are_named", ranks_that_disagree_are_named),
+    ("a_killed_peer_is_named", a_killed_peer_is_named),
+    ("a_killed_rank_0_is_named", a_killed_rank_0_is_named),
+    ("a_late_peer_is_named", a_late_peer_is_named),
+    ("a_stopped_peer_is_named", a_stopped_peer_is_named),
+    ("a_missing_rank_is_named_at_start", a_missing_rank_is_named_at_start),
+    ("a_missing_rank_0_is_named_at_start", a_missing_rank_0_is_named_at_start),
+    ("a_taken_port_is_an_error", a_taken_port_is_an_error),
+    ("nccl_without_gpu_is_an_error", nccl_without_gpu_is_an_error),
+];
+
+fn main() -> ExitCode {
+    if let Ok(case) = std::env::var("C10D_CASE") {
+        ranks::play(&case);
+        return ExitCode::SUCCESS;
+    }
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let listing = arguments.iter().any(|argument| argument == "--list");
+    let filters: Vec<_> = arguments.iter().filter(|a| !a.starts_with('-')).collect();
+    let chosen = |name: &str| filters.is_empty() || filters.iter().any(|f| name.contains(*f));
+    let mut failed = Vec::new();
+    let mut passed = 0;
+    let started = Instant::now();
+    for (name, case) in CASES.iter().filter(|(name, _)| chosen(name)) {
+        if listing {
+            say(&format!("{name}: test"));
+            continue;
+        }
+        let outcome = if std::panic::catch_unwind(case).is_ok() { "ok" } else { "FAILED" };
+        say(&format!("test {name} ... {outcome}"));
+        if outcome == "ok" {
+            passed += 1;
+        } else {
+            failed.push(name);
+        }
+    }
+    if !listing {
+        let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+        say(&format!(
+            "\ntest result: {verdict}. {passed} passed; {} failed; 0 ignored; 0 measured; {} filtered out; finished in {:.2}s\n",
+            failed.len(),
+            CASES.len() - passed - failed.len(),
+            started.elapsed().as_secs_f64()
+        ));
+    }
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+#[expect(clippy::print_stdout, reason = "a test harness reports on stdout")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+fn values_of_every_collective() {
+    for world_size in [1, 2, 3] {
+        for (rank, output) in run("values", world_size, 0..world_size).into_iter().enumerate() {
+            assert!(output.status.success(), "rank {rank} of {world_size}: {}", text(&output));
+        }
+    }
+}
+
+fn unfit_tensors_are_refused() {
+    all_succeed("unfit", 2);
+}
+
+fn ranks_that_disagree_are_named() {
+    for case in ["disagree_shape", "disagree_kind", "disagree_call"] {
+        all_succeed(case, 3);
+    }
+}
+
+fn a_killed_peer_is_named() {
+    let started = Instant::now();
+    let outputs = run("killed", 3, 0..3);
+    for rank in [0, 1] {
+        contains(&outputs[rank], "rank 2 is gone or stopped");
+        contains(&outputs[rank], &format!("rank {rank}: all_reduce (collective 2) failed"));
+    }
+    within(started, ranks::TIMEOUT);
+}
+
+fn a_killed_rank_0_is_named() {
+    let started = Instant::now();
+    let outputs = run("killed_0", 2, 0..2);
+    contains(&outputs[1], "rank 0 is gone");
+    within(started, ranks::TIMEOUT);
+}
+
+fn a_late_peer_is_named() {
+    let outputs = run("late", 2, 0..2);
+    contains(&outputs[0], "rank 1 is alive but did not come to it");
+}
+
+fn a_stopped_peer_is_named() {
+    let (port, mut children) = (ranks::free_port(), Vec::new());
+    for rank in 0..2 {
+        children.push(spawn("stopped", 2, rank, port));
+    }
+    let stopped = children.pop().unwrap();
+    let output = children.pop().unwrap().wait_with_output().unwrap();
+    Killed(stopped).finish();
+    contains(&output, "rank 1 is gone or stopped");
+}
+
+fn a_missing_rank_is_named_at_start() {
+    let started = Instant::now();
+    let outputs = run("start", 3, 0..2);
+    for (rank, output) in outputs.iter().enumerate() {
+        contains(output, &format!("rank {rank}: 2 of 3 ranks joined within 3s; missing: [2]"));
+    }
+    within(started, ranks::TIMEOUT);
+}
+
+fn a_missing_rank_0_is_named_at_start() {
+    let started = Instant::now();
+    let outputs = run("start", 2, 1..2);
+    contains(&outputs[0], "rank 1: rank 0 did not answer at 127.0.0.1:");
+    within(started, ranks::TIMEOUT);
+}
+
+fn a_taken_port_is_an_error() {
+    let taken = std::net::TcpListener::bind(("0.0.0.0", 0)).unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let error =
+        ProcessGroup::new(Backend::Gloo, 0, 1, "127.0.0.1", port, ranks::TIMEOUT).unwrap_err();
+    assert!(matches!(error, C10dError::Listen { port: found, .. } if found == port), "{error}");
+}
+
+fn nccl_without_gpu_is_an_error() {
+    if tch::Cuda::device_count() > 0 {
+        say("skipped: this machine has a GPU");
+        return;
+    }
+    let port = ranks::free_port();
+    let error =
+        ProcessGroup::new(Backend::Nccl, 0, 1, "127.0.0.1", port, ranks::TIMEOUT).unwrap_err();
+    let built = std::env::var_os("C10D_EXPECT_NCCL").is_some();
+    match error {
+        C10dError::NcclNotBuilt { rank: 0 } if !built => {}
+        C10dError::NoGpu { rank: 0 } => {}
+        other => panic!("{other}"),
+    }
+}
+
+fn all_succeed(case: &str, world_size: usize) {
+    for (rank, output) in run(case, world_size, 0..world_size).iter().enumerate() {
+        assert!(output.status.success(), "{case}, rank {rank}: {}", text(output));
+    }
+}
+
+/// Starts the given ranks of a world and waits for all.
+fn run(case: &str, world_size: usize, ranks: std::ops::Range<usize>) -> Vec<Output> {
+    let port = ranks::free_port();
+    let children: Vec<_> = ranks.map(|rank| spawn(case, world_size, rank, port)).collect();
+    children.into_iter().map(|child| child.wait_with_output().unwrap()).collect()
+}
+
+fn spawn(case: &str, world_size: usize, rank: usize, port: u16) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .env("C10D_CASE", case)
+        .env("C10D_RANK", rank.to_string())
+        .env("C10D_WORLD_SIZE", world_size.to_string())
+        .env("C10D_PORT", port.to_string())
+        .env("OMP_NUM_THREADS", "1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+/// A rank that hangs for good and must not outlive its test.
+struct Killed(Child);
+
+impl Killed {
+    fn finish(mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn text(output: &Output) -> String {
+    format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    )
+}
+
+fn contains(output: &Output, expected: &str) {
+    let found = text(output);
+    assert!(found.contains(expected), "expected {expected:?} in: {found}");
+}
+
+fn within(started: Instant, timeout: Duration) {
+    // Start of the processes and the roll call come on top of the timeout.
+    let limit = timeout + Duration::from_secs(20);
+    assert!(started.elapsed() < limit, "took {:?}", started.elapsed());
+}
+
+/// A 2 x 2 tensor of one value.
+fn scalar(value: f32) -> Tensor {
+    Tensor::full([2, 2], f64::from(value), (Kind::Float, Device::Cpu))
+}

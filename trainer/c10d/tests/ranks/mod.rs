@@ -1,0 +1,150 @@
+//! What each rank does in each case of the conformance test.
+
+use std::net::TcpListener;
+use std::time::Duration;
+
+use super::*;
+
+/// Bounds the start and each collective of a case that succeeds or loses a peer.
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(30);
+/// Bounds a case that must run into the timeout.
+const SHORT: Duration = Duration::from_secs(3);
+
+pub(crate) fn free_port() -> u16 {
+    TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port()
+}
+
+fn number(name: &str) -> usize {
+    std::env::var(name).unwrap().parse().unwrap()
+}
+
+fn start(timeout: Duration) -> Result<ProcessGroup, C10dError> {
+    ProcessGroup::new(
+        Backend::Gloo,
+        number("C10D_RANK"),
+        number("C10D_WORLD_SIZE"),
+        "127.0.0.1",
+        u16::try_from(number("C10D_PORT")).unwrap(),
+        timeout,
+    )
+}
+
+pub(crate) fn play(case: &str) {
+    match case {
+        "start" => say(&start(SHORT).unwrap_err().to_string()),
+        "values" => values(&start(TIMEOUT).unwrap()),
+        "unfit" => unfit(&start(TIMEOUT).unwrap()),
+        "disagree_shape" | "disagree_kind" | "disagree_call" => {
+            disagree(&start(TIMEOUT).unwrap(), case);
+        }
+        "killed" => killed(&start(TIMEOUT).unwrap(), 2),
+        "killed_0" => killed(&start(TIMEOUT).unwrap(), 0),
+        "late" => late(&start(SHORT).unwrap()),
+        "stopped" => stopped(&start(SHORT).unwrap()),
+        other => panic!("no case {other}"),
+    }
+}
+
+fn values(group: &ProcessGroup) {
+    let (rank, world) = (group.rank(), group.world_size());
+    let mine = rank as f32 + 1.0;
+    let all: Vec<f32> = (0..world).map(|rank| rank as f32 + 1.0).collect();
+    for (op, expected) in [
+        (ReduceOp::Sum, all.iter().sum::<f32>()),
+        (ReduceOp::Product, all.iter().product()),
+        (ReduceOp::Min, 1.0),
+        (ReduceOp::Max, world as f32),
+    ] {
+        let mut tensor = scalar(mine);
+        group.all_reduce(&mut tensor, op).unwrap();
+        assert_eq!(tensor, scalar(expected), "{op:?}");
+    }
+    for kind in
+        [Kind::Double, Kind::Half, Kind::BFloat16, Kind::Int8, Kind::Uint8, Kind::Int, Kind::Int64]
+    {
+        let mut tensor = scalar(mine).to_kind(kind);
+        group.all_reduce(&mut tensor, ReduceOp::Sum).unwrap();
+        assert_eq!(tensor, scalar(all.iter().sum()).to_kind(kind), "{kind:?}");
+    }
+    for root in 0..world {
+        let mut tensor = scalar(mine);
+        group.broadcast(&mut tensor, root).unwrap();
+        assert_eq!(tensor, scalar(all[root]));
+    }
+    let gathered = group.all_gather(&scalar(mine)).unwrap();
+    let expected: Vec<_> = all.iter().map(|&value| scalar(value)).collect();
+    assert_eq!(gathered, expected);
+    // A scalar and an empty tensor are tensors too.
+    let mut flag = Tensor::from(i64::try_from(rank).unwrap());
+    group.all_reduce(&mut flag, ReduceOp::Max).unwrap();
+    assert_eq!(flag.int64_value(&[]), i64::try_from(world).unwrap() - 1);
+    group.barrier().unwrap();
+    let error = group.broadcast(&mut flag, world).unwrap_err();
+    assert!(matches!(error, C10dError::InvalidRank { .. }), "{error}");
+}
+
+/// Refusals are local: the group works on after them.
+fn unfit(group: &ProcessGroup) {
+    let mut strided = Tensor::zeros([4, 4], (Kind::Float, Device::Cpu)).transpose(0, 1);
+    strided = strided.narrow(0, 0, 2);
+    let error = group.all_reduce(&mut strided, ReduceOp::Sum).unwrap_err();
+    assert!(matches!(error, C10dError::NotContiguous { .. }), "{error}");
+    let error = group.all_gather(&Tensor::from_slice(&[true])).unwrap_err();
+    assert!(matches!(error, C10dError::UnsupportedKind { kind: Kind::Bool, .. }), "{error}");
+    let mut sum = scalar(1.0);
+    group.all_reduce(&mut sum, ReduceOp::Sum).unwrap();
+    assert_eq!(sum, scalar(2.0));
+}
+
+/// Rank 1 differs from the rest; everyone learns it and is told by whom.
+fn disagree(group: &ProcessGroup, case: &str) {
+    let odd = group.rank() == 1;
+    let mut tensor = match case {
+        "disagree_shape" if odd => Tensor::zeros([3], (Kind::Float, Device::Cpu)),
+        "disagree_kind" if odd => Tensor::zeros([2, 2], (Kind::Double, Device::Cpu)),
+        _ => scalar(1.0),
+    };
+    let outcome = if case == "disagree_call" && odd {
+        group.barrier()
+    } else {
+        group.all_reduce(&mut tensor, ReduceOp::Sum)
+    };
+    let error = outcome.unwrap_err();
+    let peer = usize::from(!odd);
+    assert!(matches!(error, C10dError::Mismatch { peer: found, .. } if found == peer), "{error}");
+    let error = group.barrier().unwrap_err();
+    assert!(matches!(error, C10dError::Poisoned { .. }), "{error}");
+}
+
+fn killed(group: &ProcessGroup, victim: usize) {
+    let mut tensor = scalar(1.0);
+    group.all_reduce(&mut tensor, ReduceOp::Sum).unwrap();
+    if group.rank() == victim {
+        signal("KILL");
+    }
+    say(&group.all_reduce(&mut tensor, ReduceOp::Sum).unwrap_err().to_string());
+}
+
+fn late(group: &ProcessGroup) {
+    group.barrier().unwrap();
+    if group.rank() == 1 {
+        std::thread::sleep(SHORT * 3);
+    } else {
+        say(&group.barrier().unwrap_err().to_string());
+    }
+}
+
+fn stopped(group: &ProcessGroup) {
+    group.barrier().unwrap();
+    if group.rank() == 1 {
+        signal("STOP");
+    }
+    say(&group.barrier().unwrap_err().to_string());
+}
+
+/// Sends a signal to this process and waits for it to arrive.
+fn signal(name: &str) {
+    let this = std::process::id().to_string();
+    Command::new("kill").args(["-s", name, &this]).status().unwrap();
+    std::thread::sleep(TIMEOUT);
+}
