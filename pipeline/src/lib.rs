@@ -1,1 +1,42 @@
-//! Placeholder.
+//! How samples move: raw collections -> verified Parquet shards -> training batches.
+//!
+//! ```text
+//! raw folders ─ build ─> manifest.json            ─ stream ─> Batch      (training)
+//!                        shards/train-00000.parquet          EvalSample (evaluation)
+//!                        quarantine.jsonl
+//!                        report.json, report/index.html
+//! ```
+//!
+//! A data set is read from a folder or from any URL the object store library understands; what a
+//! row holds is defined by [`dataset::schema`], how rows are laid out by the shard writer here.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//!
+//! use dataset::order::World;
+//! use pipeline::{Dataset, EvalStream};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let dataset = Arc::new(Dataset::open("data/ecssd")?);
+//! for sample in EvalStream::new(dataset, "val", World::new(0, 1)?, 0, Some(10))? {
+//!     let sample = sample?;
+//!     println!("{} {}x{}", sample.sample_id, sample.image.width, sample.image.height);
+//! }
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod build;
+pub mod config;
+mod digest;
+pub mod manifest;
+pub mod shard;
+pub mod stream;
+mod workers;
+
+pub use build::{BuildConfig, BuildError, BuildReport, build};
+pub use config::{ConfigError, load_config};
+pub use manifest::Manifest;
+pub use stream::{
+    Batch, Dataset, EvalSample, EvalStream, Position, StreamError, TrainRecipe, TrainStream,
+};

@@ -1,0 +1,102 @@
+//! What to build: the TOML file of `hqseg build`.
+
+use dataset::source::SourceSpec;
+use serde::{Deserialize, Serialize};
+
+use super::BuildError;
+
+/// A build configuration. Relative paths are relative to the current directory.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct BuildConfig {
+    /// Folder of the data set.
+    #[serde(skip_serializing)]
+    pub output: String,
+    /// The raw collections. Names are unique; they become the first part of each sample's id.
+    pub source: Vec<SourceSpec>,
+    /// Most rows of a Parquet row group.
+    #[serde(default = "rows_per_group")]
+    pub rows_per_group: usize,
+    /// A shard is closed before the raw files behind it outgrow this.
+    #[serde(default = "shard_bytes")]
+    pub shard_bytes: u64,
+    /// Decoding threads; one per core by default. Has no influence on any byte written.
+    #[serde(default, skip_serializing)]
+    pub threads: Option<usize>,
+    /// The build stops when more than this part of a source's pairs is refused, 0..=1.
+    #[serde(default = "max_rejected_fraction")]
+    pub max_rejected_fraction: f64,
+    /// Stop at the first refused pair instead of putting it into quarantine.
+    #[serde(default, skip_serializing)]
+    pub strict: bool,
+}
+
+fn rows_per_group() -> usize {
+    100
+}
+
+fn shard_bytes() -> u64 {
+    256 << 20
+}
+
+fn max_rejected_fraction() -> f64 {
+    0.5
+}
+
+impl BuildConfig {
+    /// A configuration of `source` with every other setting at its default.
+    #[must_use]
+    pub fn new(output: impl Into<String>, source: Vec<SourceSpec>) -> Self {
+        Self {
+            output: output.into(),
+            source,
+            rows_per_group: rows_per_group(),
+            shard_bytes: shard_bytes(),
+            threads: None,
+            max_rejected_fraction: max_rejected_fraction(),
+            strict: false,
+        }
+    }
+
+    /// Refuses settings that make no data set.
+    pub(super) fn check(&self) -> Result<(), BuildError> {
+        let refuse = |message: String| Err(BuildError::Config { message });
+        if self.output.contains("://") {
+            return refuse(format!(
+                "output `{}`: a build writes to a local folder; copy the finished folder to the \
+                 object store, it can be read from there",
+                self.output
+            ));
+        }
+        if self.output.is_empty() {
+            return refuse("output is empty: name a folder".to_owned());
+        }
+        if self.source.is_empty() {
+            return refuse("no [[source]]: name at least one raw collection".to_owned());
+        }
+        if !(1..=1000).contains(&self.rows_per_group) {
+            return refuse(format!(
+                "rows_per_group = {} is not within 1..=1000",
+                self.rows_per_group
+            ));
+        }
+        if self.shard_bytes == 0 {
+            return refuse("shard_bytes must be at least 1".to_owned());
+        }
+        if !(0.0..=1.0).contains(&self.max_rejected_fraction) {
+            return refuse(format!(
+                "max_rejected_fraction = {} is not within 0..=1",
+                self.max_rejected_fraction
+            ));
+        }
+        let mut names: Vec<&str> = self.source.iter().map(|source| source.name.as_str()).collect();
+        names.sort_unstable();
+        if let Some(pair) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+            return refuse(format!("two sources are named `{}`: names must differ", pair[0]));
+        }
+        match names.iter().find(|name| name.is_empty() || name.contains('/')) {
+            Some(name) => refuse(format!("source name `{name}`: must be non-empty, without `/`")),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Why a build stopped. Staged shards are kept: the next build goes on from them.
+
+use std::io;
+use std::path::PathBuf;
+
+use dataset::source::SourceError;
+
+use crate::shard::ShardError;
+
+/// One line each, saying what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The configuration makes no data set.
+    #[error("{message}")]
+    Config {
+        /// Which setting, and what it may be.
+        message: String,
+    },
+    /// A raw collection is not where or what it should be; names the source.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// A source without a single pair.
+    #[error(
+        "source `{name}`: no image and mask pairs under {root}{first}; look at its layout and root"
+    )]
+    NoPairs {
+        /// Name of the source.
+        name: String,
+        /// Its root.
+        root: PathBuf,
+        /// The first file without a partner, where there was one, after `: `.
+        first: String,
+    },
+    /// A build without a configuration found nothing it knows.
+    #[error(
+        "{raw}: no collection recognised in or directly under it; expected ECSSD, DUTS, FSS-1000, \
+         MSRA10K, DUT-OMRON, DIS5K or ThinObject5K as shipped, or folders `im` and `gt`; for \
+         anything else write a configuration with layout = \"custom\""
+    )]
+    NothingRecognised {
+        /// The folder that was looked at.
+        raw: PathBuf,
+    },
+    /// Nearly everything of a source was refused: something is wrong with all of it.
+    #[error(
+        "source `{name}`: {rejected} of {judged} pairs were refused, more than \
+         max_rejected_fraction = {limit} allows; the first reasons: {reasons}; all of them are in \
+         {quarantine}"
+    )]
+    MostlyRejected {
+        /// Name of the source.
+        name: String,
+        /// Pairs refused.
+        rejected: u64,
+        /// Pairs judged so far.
+        judged: u64,
+        /// The setting.
+        limit: f64,
+        /// Up to three `sample: reason`.
+        reasons: String,
+        /// Where the list is.
+        quarantine: PathBuf,
+    },
+    /// A refused pair in a strict build.
+    #[error("{sample_id}: {reason} (--strict stops at the first refused pair)")]
+    Strict {
+        /// The sample.
+        sample_id: String,
+        /// Why it was refused.
+        reason: String,
+    },
+    /// Another build writes to the same folder.
+    #[error("{output}: another hqseg build is writing there; wait for it or choose another output")]
+    Locked {
+        /// The output folder.
+        output: PathBuf,
+    },
+    /// A shard could not be written or read back.
+    #[error(transparent)]
+    Shard(#[from] ShardError),
+    /// The operating system refused.
+    #[error("{path}: {action}: {source}")]
+    Io {
+        /// The file or folder.
+        path: PathBuf,
+        /// What was tried.
+        action: &'static str,
+        /// What the operating system said.
+        source: io::Error,
+    },
+    /// The report page could not be rendered.
+    #[error("the report could not be made: {message}")]
+    Report {
+        /// What the renderer said.
+        message: String,
+    },
+    /// A decoding thread is gone.
+    #[error("a decoding thread could not be started or broke down: {message}")]
+    Worker {
+        /// What happened.
+        message: String,
+    },
+}
+
+impl BuildError {
+    /// An adapter for `map_err`.
+    pub(super) fn io(
+        path: impl Into<PathBuf>,
+        action: &'static str,
+    ) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { path, action, source }
+    }
+}

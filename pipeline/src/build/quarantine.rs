@@ -1,0 +1,74 @@
+//! `quarantine.jsonl`: one line for each pair that was refused, and why.
+
+use std::path::Path;
+
+use dataset::source::{Pair, Rejected};
+use dataset::verify::RejectReason;
+use serde::{Deserialize, Serialize};
+
+/// One refused pair.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Refusal {
+    /// `source/name`.
+    pub sample_id: String,
+    /// Name of the source.
+    pub source: String,
+    /// The image file, where there is one.
+    pub image: Option<String>,
+    /// The mask file, where there is one.
+    pub mask: Option<String>,
+    /// The reason as one line.
+    pub message: String,
+    /// The reason with its numbers; its `kind` says which it is.
+    pub reason: serde_json::Value,
+}
+
+impl Refusal {
+    /// A pair that could not be formed while listing.
+    pub(super) fn listed(rejected: &Rejected) -> Self {
+        Self::new(
+            rejected.sample_id.clone(),
+            rejected.source.clone(),
+            [rejected.image.as_deref(), rejected.mask.as_deref()],
+            &rejected.reason,
+        )
+    }
+
+    /// A pair whose files were refused.
+    pub(super) fn judged(pair: &Pair, reason: &RejectReason) -> Self {
+        let files = [Some(pair.image.as_path()), Some(pair.mask.as_path())];
+        Self::new(pair.sample_id(), pair.source.clone(), files, reason)
+    }
+
+    fn new(
+        sample_id: String,
+        source: String,
+        [image, mask]: [Option<&Path>; 2],
+        reason: &RejectReason,
+    ) -> Self {
+        let text = |path: &Path| path.to_string_lossy().into_owned();
+        Self {
+            sample_id,
+            source,
+            image: image.map(text),
+            mask: mask.map(text),
+            message: reason.to_string(),
+            reason: serde_json::to_value(reason).expect("a reason serialises"),
+        }
+    }
+
+    /// The reason's kind, as the report counts it.
+    pub(super) fn kind(&self) -> &str {
+        self.reason.get("kind").and_then(serde_json::Value::as_str).unwrap_or("other")
+    }
+}
+
+/// One JSON object a line.
+pub(super) fn to_jsonl(refusals: &[Refusal]) -> Vec<u8> {
+    let mut lines = Vec::new();
+    for refusal in refusals {
+        serde_json::to_writer(&mut lines, refusal).expect("a refusal serialises");
+        lines.push(b'\n');
+    }
+    lines
+}

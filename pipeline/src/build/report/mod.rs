@@ -1,0 +1,140 @@
+//! `report.json` and `report/index.html`: what a build found, kept and refused.
+
+mod duplicates;
+mod facts;
+mod page;
+mod pictures;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use dataset::source::{Layout, SplitRule, expected_count};
+use serde::{Deserialize, Serialize};
+
+pub use duplicates::{DuplicatePair, Duplicates};
+
+use super::plan::ShardPlan;
+use super::quarantine::Refusal;
+use super::{BuildConfig, BuildError};
+use facts::RowFacts;
+
+/// Name of the report inside a data set.
+pub const REPORT_FILE: &str = "report.json";
+/// Name of the page inside a data set.
+pub const PAGE_FILE: &str = "report/index.html";
+
+/// What a build made. The same input gives the same report; what depends on the run is not saved.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct BuildReport {
+    /// Digest of the configuration and of the names, sizes and times of all raw files: a build
+    /// that comes to the same fingerprint has nothing to do.
+    pub fingerprint: String,
+    /// Rows of all shards.
+    pub rows: u64,
+    /// Bytes of all shards.
+    pub bytes: u64,
+    /// Number of shards.
+    pub shards: u64,
+    /// Pairs in quarantine.
+    pub refused: u64,
+    /// In the order of the configuration.
+    pub sources: Vec<SourceReport>,
+    /// Repeated images.
+    pub duplicates: Duplicates,
+    /// Nothing had changed since the last build.
+    #[serde(skip)]
+    pub up_to_date: bool,
+    /// Shards kept from a run that was stopped.
+    #[serde(skip)]
+    pub reused_shards: u64,
+    /// Wall-clock time of this run.
+    #[serde(skip)]
+    pub seconds: f64,
+}
+
+/// One source of a build.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct SourceReport {
+    /// Name in the configuration.
+    pub name: String,
+    /// Its licence, where the configuration gives one.
+    pub license: Option<String>,
+    /// Pairs the published collection has, where that is known.
+    pub expected: Option<u64>,
+    /// Image and mask pairs found, whether kept or not.
+    pub found: u64,
+    /// Rows by split.
+    pub rows: BTreeMap<String, u64>,
+    /// Refused pairs by kind of reason.
+    pub refused: BTreeMap<String, u64>,
+}
+
+/// The report of a build, and the page that shows it.
+pub(super) fn make(
+    config: &BuildConfig,
+    fingerprint: &str,
+    shards: &[(&ShardPlan, PathBuf, u64)],
+    refusals: &[Refusal],
+) -> Result<(BuildReport, Vec<u8>), BuildError> {
+    let mut facts = Vec::new();
+    for (index, (shard, path, _)) in shards.iter().enumerate() {
+        facts::read(path, &shard.split, index, &mut facts)?;
+    }
+    let sources = config
+        .source
+        .iter()
+        .map(|source| {
+            let mut report = source_report(&source.name, &facts, refusals);
+            report.license.clone_from(&source.license);
+            report.expected = expected(source.layout, &source.split, report.rows.keys());
+            report
+        })
+        .collect();
+    let report = BuildReport {
+        fingerprint: fingerprint.to_owned(),
+        rows: facts.len() as u64,
+        bytes: shards.iter().map(|(_, _, bytes)| bytes).sum(),
+        shards: shards.len() as u64,
+        refused: refusals.len() as u64,
+        sources,
+        duplicates: duplicates::find(&facts),
+        up_to_date: false,
+        reused_shards: 0,
+        seconds: 0.0,
+    };
+    let paths: Vec<PathBuf> = shards.iter().map(|(_, path, _)| path.clone()).collect();
+    let sheets = pictures::contact_sheets(&facts, &paths)?;
+    let page = page::render(&report, &facts, sheets, refusals)?;
+    Ok((report, page.into_bytes()))
+}
+
+fn source_report(name: &str, facts: &[RowFacts], refusals: &[Refusal]) -> SourceReport {
+    let mut rows = BTreeMap::new();
+    for fact in facts.iter().filter(|fact| fact.source == name) {
+        *rows.entry(fact.split.clone()).or_insert(0) += 1;
+    }
+    let mut refused = BTreeMap::new();
+    for refusal in refusals.iter().filter(|refusal| refusal.source == name) {
+        *refused.entry(refusal.kind().to_owned()).or_insert(0) += 1;
+    }
+    let found = rows.values().sum::<u64>() + refused.values().sum::<u64>();
+    SourceReport { name: name.to_owned(), license: None, expected: None, found, rows, refused }
+}
+
+/// What the authors announce, for rules that take the whole collection.
+fn expected<'a>(
+    layout: Layout,
+    rule: &SplitRule,
+    splits: impl Iterator<Item = &'a String>,
+) -> Option<u64> {
+    let count = |split: &str| expected_count(layout, split).map(|count| count as u64);
+    match (rule, layout) {
+        (SplitRule::Native, _) => splits.map(|split| count(split)).sum(),
+        // These have no parts of their own, so whatever rule divides them the sum is known.
+        (
+            SplitRule::Fixed(_) | SplitRule::Holdout { .. },
+            Layout::Ecssd | Layout::Duts | Layout::Fss1000 | Layout::Msra10k | Layout::DutOmron,
+        ) => count("train"),
+        _ => None,
+    }
+}

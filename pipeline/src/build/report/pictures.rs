@@ -1,0 +1,107 @@
+//! Contact sheets: small pictures with the mask's outline, as data URIs.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use dataset::codec::{DecodeLimits, decode_image, decode_mask};
+use dataset::raster::MASK_THRESHOLD;
+use image::codecs::jpeg::JpegEncoder;
+use image::imageops::{FilterType, resize, thumbnail};
+use image::{GrayImage, Rgb, RgbImage};
+use sha2::{Digest, Sha256};
+
+use super::super::BuildError;
+use super::facts::{RowFacts, read_pictures};
+
+/// Pictures on the contact sheet of a source.
+const PICTURES_PER_SOURCE: usize = 12;
+/// Longest side of a picture, in pixels.
+const PICTURE_SIDE: u32 = 176;
+const JPEG_QUALITY: u8 = 80;
+/// Seen on nearly every photograph.
+const OUTLINE: Rgb<u8> = Rgb([255, 0, 160]);
+
+/// One picture of a contact sheet.
+#[derive(serde::Serialize)]
+pub(super) struct Picture {
+    pub(super) caption: String,
+    pub(super) data_uri: String,
+    pub(super) width: u32,
+    pub(super) height: u32,
+}
+
+/// A few pictures of every source, chosen by a digest of their names so that a rebuild shows the
+/// same ones.
+pub(super) fn contact_sheets(
+    facts: &[RowFacts],
+    shards: &[PathBuf],
+) -> Result<BTreeMap<String, Vec<Picture>>, BuildError> {
+    let mut chosen: Vec<&RowFacts> = by_source(facts).into_values().flatten().collect();
+    chosen.sort_by_key(|fact| fact.place);
+    let mut sheets: BTreeMap<String, Vec<Picture>> = BTreeMap::new();
+    for in_shard in chosen.chunk_by(|left, right| left.place.0 == right.place.0) {
+        let rows: Vec<usize> = in_shard.iter().map(|fact| fact.place.1).collect();
+        let files = read_pictures(&shards[in_shard[0].place.0], &rows)?;
+        for (fact, (image, mask)) in in_shard.iter().zip(files) {
+            if let Some(picture) = picture(fact, &image, &mask) {
+                sheets.entry(fact.source.clone()).or_default().push(picture);
+            }
+        }
+    }
+    Ok(sheets)
+}
+
+fn by_source(facts: &[RowFacts]) -> BTreeMap<&str, Vec<&RowFacts>> {
+    let mut sources: BTreeMap<&str, Vec<&RowFacts>> = BTreeMap::new();
+    for fact in facts {
+        sources.entry(&fact.source).or_default().push(fact);
+    }
+    for rows in sources.values_mut() {
+        rows.sort_by_cached_key(|fact| Sha256::digest(&fact.sample_id));
+        rows.truncate(PICTURES_PER_SOURCE);
+    }
+    sources
+}
+
+/// `None` where a file cannot be decoded, which the build itself has excluded.
+fn picture(fact: &RowFacts, image: &[u8], mask: &[u8]) -> Option<Picture> {
+    let limits = DecodeLimits::default();
+    let (image, mask) = (decode_image(image, &limits).ok()?, decode_mask(mask, &limits).ok()?);
+    let (height, width) = (image.height as u32, image.width as u32);
+    let image = RgbImage::from_raw(width, height, image.pixels)?;
+    let mask = GrayImage::from_raw(width, height, mask.pixels)?;
+    let scale = (f64::from(PICTURE_SIDE) / f64::from(width.max(height))).min(1.0);
+    let side = |length: u32| ((f64::from(length) * scale).round() as u32).max(1);
+    let (small_width, small_height) = (side(width), side(height));
+    let mut image = thumbnail(&image, small_width, small_height);
+    draw_outline(&mut image, &resize(&mask, small_width, small_height, FilterType::Nearest));
+    let mut jpeg = Vec::new();
+    JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY).encode_image(&image).ok()?;
+    Some(Picture {
+        caption: format!("{} ({}, {width} x {height})", fact.sample_id, fact.split),
+        data_uri: format!("data:image/jpeg;base64,{}", STANDARD.encode(&jpeg)),
+        width: small_width,
+        height: small_height,
+    })
+}
+
+/// Colours the foreground pixels that touch background or the frame.
+fn draw_outline(image: &mut RgbImage, mask: &GrayImage) {
+    let (width, height) = mask.dimensions();
+    let foreground =
+        |x: u32, y: u32| x < width && y < height && mask.get_pixel(x, y).0[0] > MASK_THRESHOLD;
+    for y in 0..height {
+        for x in 0..width {
+            // At the left and top frame the subtraction wraps to a place outside.
+            let inside = foreground(x.wrapping_sub(1), y)
+                && foreground(x + 1, y)
+                && foreground(x, y.wrapping_sub(1))
+                && foreground(x, y + 1);
+            if foreground(x, y) && !inside {
+                image.put_pixel(x, y, OUTLINE);
+            }
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! `hqseg build`.
+
+use std::io::{self, Write};
+use std::path::Path;
+
+use pipeline::build::{PAGE_FILE, QUARANTINE_FILE, recognise};
+use pipeline::{BuildConfig, BuildReport, build, load_config};
+
+use super::{BuildArguments, CliResult};
+
+pub(super) fn run(arguments: BuildArguments) -> CliResult {
+    let mut config = match (&arguments.auto, &arguments.config) {
+        (Some(raw), _) => {
+            if !arguments.overrides.is_empty() {
+                return Err("--set changes a configuration; --auto has none".into());
+            }
+            if !(0.0..=1.0).contains(&arguments.holdout) {
+                return Err(format!("--holdout {} is not within 0..=1", arguments.holdout).into());
+            }
+            BuildConfig::new(String::new(), recognise(raw, arguments.holdout)?)
+        }
+        (None, Some(path)) => load_config(path, &arguments.overrides)?,
+        (None, None) => return Err("name a build configuration or give --auto FOLDER".into()),
+    };
+    if let Some(output) = arguments.output {
+        config.output = output;
+    }
+    config.threads = arguments.threads.or(config.threads);
+    config.strict |= arguments.strict;
+    let report = build(&config)?;
+    print(&report, Path::new(&config.output))?;
+    Ok(())
+}
+
+fn print(report: &BuildReport, output: &Path) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    for source in &report.sources {
+        let rows: Vec<String> =
+            source.rows.iter().map(|(split, rows)| format!("{split} {rows}")).collect();
+        let refused = source.refused.values().sum::<u64>();
+        write!(out, "{:<16} {:<28} refused {refused}", source.name, rows.join(", "))?;
+        match source.expected {
+            Some(expected) if expected != source.found => {
+                writeln!(
+                    out,
+                    "  (found {}, the published collection has {expected})",
+                    source.found
+                )?;
+            }
+            _ => writeln!(out)?,
+        }
+    }
+    let mebibytes = report.bytes as f64 / f64::from(1 << 20);
+    writeln!(
+        out,
+        "{} rows, {} shards, {mebibytes:.1} MiB in {}",
+        report.rows,
+        report.shards,
+        output.display()
+    )?;
+    if report.refused > 0 {
+        writeln!(
+            out,
+            "{} pairs refused, see {}",
+            report.refused,
+            output.join(QUARANTINE_FILE).display()
+        )?;
+    }
+    if report.duplicates.across_splits > 0 {
+        writeln!(
+            out,
+            "{} pairs of alike images lie in different splits",
+            report.duplicates.across_splits
+        )?;
+    }
+    if report.up_to_date {
+        writeln!(out, "up to date")
+    } else {
+        let rate = report.rows as f64 / report.seconds.max(1e-9);
+        writeln!(
+            out,
+            "{:.1} s, {rate:.0} rows/s, {} shards reused; pictures in {}",
+            report.seconds,
+            report.reused_shards,
+            output.join(PAGE_FILE).display()
+        )
+    }
+}

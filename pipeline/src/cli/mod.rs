@@ -1,0 +1,142 @@
+//! The commands of `hqseg`.
+
+mod build;
+mod inspect;
+
+use std::error::Error;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use dataset::draw::draw_collection;
+use dataset::source::Layout;
+
+type CliResult = Result<(), Box<dyn Error>>;
+
+/// Builds verified data sets of images and masks for training HQ-SAM.
+#[derive(Parser)]
+#[command(name = "hqseg", version, about)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Build a data set from raw collections; a second run continues or finds nothing to do.
+    Build(BuildArguments),
+    /// Draw a synthetic collection with exact masks, in a published collection's own layout.
+    Draw(DrawArguments),
+    /// Print what a data set holds.
+    Inspect {
+        /// Folder or URL of the data set, or its build configuration (.toml).
+        dataset: String,
+        /// Show this row of the first split.
+        #[arg(long, default_value_t = 0)]
+        row: u64,
+    },
+    /// Read every shard and compare it with the manifest.
+    Verify {
+        /// Folder or URL of the data set, or its build configuration (.toml).
+        dataset: String,
+    },
+}
+
+#[derive(Args)]
+struct BuildArguments {
+    /// Build configuration (.toml).
+    #[arg(required_unless_present = "auto", conflicts_with = "auto")]
+    config: Option<PathBuf>,
+    /// Recognise the raw collections in this folder instead of reading a configuration.
+    #[arg(long, value_name = "FOLDER", requires = "output")]
+    auto: Option<PathBuf>,
+    /// Folder of the data set; replaces the configuration's `output`.
+    #[arg(long)]
+    output: Option<String>,
+    /// With --auto: share of each collection that goes to the split `val`.
+    #[arg(long, default_value_t = 0.2, requires = "auto")]
+    holdout: f64,
+    /// Override a setting, for instance `source.ECSSD.root=raw/ECSSD`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
+    /// Decoding threads (default: one per core).
+    #[arg(long)]
+    threads: Option<usize>,
+    /// Stop at the first refused pair.
+    #[arg(long)]
+    strict: bool,
+}
+
+#[derive(Args)]
+struct DrawArguments {
+    /// Folder to draw into; with `--layout all`, one folder per layout below it.
+    output: PathBuf,
+    /// Pairs per collection.
+    #[arg(long, default_value_t = 64)]
+    count: u64,
+    /// The same seed draws the same pictures.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Layout of the files.
+    #[arg(long, value_enum, default_value = "ecssd")]
+    layout: DrawLayout,
+}
+
+/// Layouts that can be drawn; `custom` has none of its own.
+#[derive(Clone, Copy, ValueEnum)]
+enum DrawLayout {
+    All,
+    Ecssd,
+    Duts,
+    #[value(name = "fss_1000")]
+    Fss1000,
+    #[value(name = "msra_10k")]
+    Msra10k,
+    #[value(name = "dut_omron")]
+    DutOmron,
+    Dis5k,
+    #[value(name = "thin_object_5k")]
+    ThinObject5k,
+}
+
+/// The layouts behind `--layout all`, and the folder each goes to.
+const COLLECTIONS: [(Layout, &str); 7] = [
+    (Layout::Ecssd, "ECSSD"),
+    (Layout::Duts, "DUTS"),
+    (Layout::Fss1000, "FSS-1000"),
+    (Layout::Msra10k, "MSRA10K"),
+    (Layout::DutOmron, "DUT-OMRON"),
+    (Layout::Dis5k, "DIS5K"),
+    (Layout::ThinObject5k, "ThinObject5K"),
+];
+
+pub(crate) fn run(arguments: Arguments) -> CliResult {
+    match arguments.command {
+        Command::Build(arguments) => build::run(arguments),
+        Command::Draw(arguments) => draw(&arguments),
+        Command::Inspect { dataset, row } => inspect::inspect(&dataset, row),
+        Command::Verify { dataset } => inspect::verify(&dataset),
+    }
+}
+
+fn draw(arguments: &DrawArguments) -> CliResult {
+    let layout = match arguments.layout {
+        DrawLayout::All => {
+            for (layout, name) in COLLECTIONS {
+                let folder = arguments.output.join(name);
+                draw_collection(&folder, layout, arguments.count, arguments.seed)?;
+                tracing::info!(folder = %folder.display(), pairs = arguments.count, "drawn");
+            }
+            return Ok(());
+        }
+        DrawLayout::Ecssd => Layout::Ecssd,
+        DrawLayout::Duts => Layout::Duts,
+        DrawLayout::Fss1000 => Layout::Fss1000,
+        DrawLayout::Msra10k => Layout::Msra10k,
+        DrawLayout::DutOmron => Layout::DutOmron,
+        DrawLayout::Dis5k => Layout::Dis5k,
+        DrawLayout::ThinObject5k => Layout::ThinObject5k,
+    };
+    draw_collection(&arguments.output, layout, arguments.count, arguments.seed)?;
+    tracing::info!(folder = %arguments.output.display(), pairs = arguments.count, "drawn");
+    Ok(())
+}

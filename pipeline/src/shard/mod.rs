@@ -1,0 +1,8 @@
+//! One Parquet file: how its rows are laid out, written, and read one at a time.
+
+mod layout;
+mod reader;
+mod writer;
+
+pub use reader::{RangeReader, ShardError, ShardReader, StoredSample};
+pub use writer::{ShardWriter, WrittenShard};

@@ -1,0 +1,202 @@
+//! A finished data set, opened for reading.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt};
+use tokio::runtime::Runtime;
+
+use super::{StreamError, location};
+use crate::digest::sha256;
+use crate::manifest::{MANIFEST_FILE, Manifest, ShardInfo};
+use crate::shard::{ShardReader, StoredSample};
+
+/// Threads that wait for storage. Requests in flight are bounded by the streams, not by these.
+const IO_THREADS: usize = 2;
+
+/// A data set that has a manifest. Opening reads the manifest; shards are read on demand and
+/// their footers are kept. Streams share one `Arc<Dataset>`.
+pub struct Dataset {
+    shards: Arc<Shards>,
+    manifest: Manifest,
+    manifest_sha256: String,
+    runtime: Option<Runtime>,
+}
+
+/// What a stream's tasks hold. Apart from the runtime: a task must not be the last owner of the
+/// runtime it runs on.
+pub(super) struct Shards {
+    pub(super) location: String,
+    pub(super) splits: BTreeMap<String, SplitShards>,
+}
+
+pub(super) struct SplitShards {
+    /// First row of each shard, and the number of rows as the last entry.
+    starts: Vec<u64>,
+    pub(super) readers: Vec<ShardReader>,
+}
+
+/// A row of a split and where it lies.
+#[derive(Clone, Debug)]
+pub(super) struct Fetched {
+    pub(super) split_row: u64,
+    pub(super) shard: String,
+    pub(super) shard_row: u64,
+    pub(super) sample: StoredSample,
+}
+
+impl Dataset {
+    /// Opens a data set: its folder, its URL, or the `.toml` build configuration it came from
+    /// (whose `output` is used).
+    ///
+    /// # Errors
+    /// [`StreamError`] when there is no finished data set or its manifest makes no sense.
+    pub fn open(location: &str) -> Result<Self, StreamError> {
+        let place = location::resolve(location)?;
+        Self::open_in(place.store, place.base, place.name)
+    }
+
+    /// Opens the data set under the key `base` of a store; `name` is what errors call it.
+    ///
+    /// # Errors
+    /// As [`Dataset::open`].
+    pub fn open_in(
+        store: Arc<dyn ObjectStore>,
+        base: Key,
+        name: String,
+    ) -> Result<Self, StreamError> {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(IO_THREADS)
+            .thread_name("hqseg-io")
+            .enable_all()
+            .build()
+            .map_err(|error| StreamError::Broken {
+                location: name.clone(),
+                message: format!("cannot start threads: {error}"),
+            })?;
+        let bytes = runtime.block_on(read_manifest(&*store, &base, &name))?;
+        let manifest = Manifest::parse(&bytes)
+            .map_err(|message| StreamError::Manifest { location: name.clone(), message })?;
+        let splits = manifest
+            .splits
+            .iter()
+            .map(|(split, info)| (split.clone(), SplitShards::new(&store, &base, &info.shards)))
+            .collect();
+        Ok(Self {
+            shards: Arc::new(Shards { location: name, splits }),
+            manifest,
+            manifest_sha256: sha256(&bytes),
+            runtime: Some(runtime),
+        })
+    }
+
+    /// What the data set holds.
+    #[must_use]
+    pub fn manifest(&self) -> &Manifest {
+        &self.manifest
+    }
+
+    /// Hexadecimal digest of the manifest file: two data sets with the same digest hold the same
+    /// shards, because the manifest holds theirs.
+    #[must_use]
+    pub fn manifest_sha256(&self) -> String {
+        self.manifest_sha256.clone()
+    }
+
+    /// Names of the splits, sorted.
+    pub fn splits(&self) -> impl Iterator<Item = &str> {
+        self.manifest.splits.keys().map(String::as_str)
+    }
+
+    /// Rows of a split.
+    ///
+    /// # Errors
+    /// [`StreamError::UnknownSplit`], which lists the splits there are.
+    pub fn num_samples(&self, split: &str) -> Result<u64, StreamError> {
+        match self.manifest.splits.get(split) {
+            Some(info) => Ok(info.num_samples),
+            None => Err(StreamError::UnknownSplit {
+                location: self.location().to_owned(),
+                split: split.to_owned(),
+                available: match self.manifest.splits.len() {
+                    0 => "none".to_owned(),
+                    _ => self.splits().collect::<Vec<_>>().join(", "),
+                },
+            }),
+        }
+    }
+
+    /// Fetches one row as stored, checksums not yet verified. Blocks; not for async code.
+    ///
+    /// # Errors
+    /// [`StreamError`] for an unknown split or a failed read.
+    ///
+    /// # Panics
+    /// When `row` is not below [`Dataset::num_samples`].
+    pub fn read_stored(&self, split: &str, row: u64) -> Result<StoredSample, StreamError> {
+        self.num_samples(split)?;
+        Ok(self.runtime().block_on(self.shards.fetch(split, row))?.sample)
+    }
+
+    pub(super) fn location(&self) -> &str {
+        &self.shards.location
+    }
+
+    pub(super) fn shards(&self) -> Arc<Shards> {
+        Arc::clone(&self.shards)
+    }
+
+    pub(super) fn runtime(&self) -> &Runtime {
+        self.runtime.as_ref().expect("taken only by drop")
+    }
+}
+
+impl Drop for Dataset {
+    fn drop(&mut self) {
+        // The plain drop would wait for reads that nobody wants any more.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+async fn read_manifest(
+    store: &dyn ObjectStore,
+    base: &Key,
+    name: &str,
+) -> Result<bytes::Bytes, StreamError> {
+    let unreadable = |error: object_store::Error| match error {
+        object_store::Error::NotFound { .. } => StreamError::NotBuilt { location: name.to_owned() },
+        error => StreamError::Manifest { location: name.to_owned(), message: error.to_string() },
+    };
+    let key = base.clone().join(MANIFEST_FILE);
+    store.get(&key).await.map_err(unreadable)?.bytes().await.map_err(unreadable)
+}
+
+impl SplitShards {
+    fn new(store: &Arc<dyn ObjectStore>, base: &Key, shards: &[ShardInfo]) -> Self {
+        let mut starts = vec![0];
+        let mut readers = Vec::with_capacity(shards.len());
+        for info in shards {
+            starts.push(starts[starts.len() - 1] + info.rows);
+            let key = Key::from_iter(base.parts().chain(Key::from(info.path.as_str()).parts()));
+            readers.push(ShardReader::new(Arc::clone(store), key, info.clone()));
+        }
+        Self { starts, readers }
+    }
+}
+
+impl Shards {
+    /// Fetches row `split_row` of a split that exists and has that row.
+    pub(super) async fn fetch(&self, split: &str, split_row: u64) -> Result<Fetched, StreamError> {
+        let split = &self.splits[split];
+        let index = split.starts.partition_point(|start| *start <= split_row) - 1;
+        let (reader, shard_row) = (&split.readers[index], split_row - split.starts[index]);
+        let shard = reader.info().path.clone();
+        match reader.read(shard_row).await {
+            Ok(sample) => Ok(Fetched { split_row, shard, shard_row, sample }),
+            Err(source) => Err(StreamError::Read { shard, row: shard_row, source }),
+        }
+    }
+}

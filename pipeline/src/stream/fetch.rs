@@ -1,0 +1,86 @@
+//! Rows in, prepared samples out, in the order of the rows.
+
+use std::sync::Arc;
+
+use futures::StreamExt;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use super::StreamError;
+use super::dataset::{Dataset, Fetched};
+use crate::workers::{Slot, WorkerThreads, Workers};
+
+/// Reads that wait for storage at once, for each decoding thread.
+const READS_PER_THREAD: usize = 4;
+/// Prepared samples that may wait for the consumer, for each decoding thread.
+const SAMPLES_PER_THREAD: usize = 2;
+
+/// Prepared samples of a list of rows, in order.
+pub(super) struct Samples<T> {
+    location: String,
+    slots: Option<mpsc::Receiver<Slot<Result<T, StreamError>>>>,
+    feeder: JoinHandle<()>,
+    // Joined on drop, after the feeder, which holds the other end of their queue, is gone.
+    _threads: WorkerThreads,
+}
+
+impl<T: Send + 'static> Samples<T> {
+    /// Starts to fetch `rows` (pairs of a row and whatever `prepare` needs beside it) and to
+    /// prepare them on `threads` threads.
+    pub(super) fn start<K, I, P>(
+        dataset: &Dataset,
+        split: &str,
+        rows: I,
+        threads: usize,
+        prepare: P,
+    ) -> Result<Self, StreamError>
+    where
+        K: Send + 'static,
+        I: Iterator<Item = (u64, K)> + Send + 'static,
+        P: Fn(&Fetched, K) -> Result<T, StreamError> + Send + Sync + 'static,
+    {
+        let location = dataset.location().to_owned();
+        let (workers, worker_threads) = Workers::start("hqseg-cpu", threads)
+            .map_err(|error| broken(&location, format!("cannot start threads: {error}")))?;
+        let threads = threads.max(1);
+        let (sender, receiver) = mpsc::channel(threads * SAMPLES_PER_THREAD);
+        let (shards, split, prepare) = (dataset.shards(), split.to_owned(), Arc::new(prepare));
+        let feeder = dataset.runtime().spawn(async move {
+            let fetches = futures::stream::iter(rows)
+                .map(|(row, extra)| {
+                    let (shards, split) = (&shards, &split);
+                    async move { (shards.fetch(split, row).await, extra) }
+                })
+                .buffered(threads * READS_PER_THREAD);
+            let mut fetches = std::pin::pin!(fetches);
+            while let Some((fetched, extra)) = fetches.next().await {
+                let prepare = Arc::clone(&prepare);
+                // Room first: a sample is prepared only when it has a place to wait.
+                let Ok(place) = sender.reserve().await else { return };
+                place.send(workers.submit(move || prepare(&fetched?, extra)));
+            }
+        });
+        Ok(Self { location, slots: Some(receiver), feeder, _threads: worker_threads })
+    }
+
+    /// Blocks for the next sample; `None` after the last.
+    pub(super) fn next(&mut self) -> Option<Result<T, StreamError>> {
+        let slot = self.slots.as_mut()?.blocking_recv()?;
+        Some(slot.blocking_recv().unwrap_or_else(|_| {
+            Err(broken(&self.location, "a decoding thread panicked (see above)".to_owned()))
+        }))
+    }
+}
+
+impl<T> Drop for Samples<T> {
+    fn drop(&mut self) {
+        // Closing the slots tells queued jobs that nobody waits for them, and the abort drops the
+        // feeder's end of the job queue, so that the threads can be joined.
+        self.slots.take();
+        self.feeder.abort();
+    }
+}
+
+pub(super) fn broken(location: &str, message: String) -> StreamError {
+    StreamError::Broken { location: location.to_owned(), message }
+}

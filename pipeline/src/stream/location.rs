@@ -1,0 +1,52 @@
+//! Where a data set is: a folder, a URL, or the build configuration whose output it is.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use object_store::ObjectStore;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
+use url::Url;
+
+use super::StreamError;
+use crate::build::BuildConfig;
+use crate::config::load_config;
+
+/// A store, and the key under which the data set lies in it.
+pub(super) struct Place {
+    pub(super) store: Arc<dyn ObjectStore>,
+    pub(super) base: Key,
+    /// For messages: the folder or URL itself.
+    pub(super) name: String,
+}
+
+/// Resolves `location` without touching the data set.
+pub(super) fn resolve(location: &str) -> Result<Place, StreamError> {
+    if location.ends_with(".toml") {
+        let config: BuildConfig = load_config(Path::new(location), &[])?;
+        return resolve_output(&config.output);
+    }
+    resolve_output(location)
+}
+
+fn resolve_output(location: &str) -> Result<Place, StreamError> {
+    let refuse = |message: String| StreamError::Location { location: location.to_owned(), message };
+    let name = location.trim_end_matches('/').to_owned();
+    if location.contains("://") {
+        let url = Url::parse(location).map_err(|error| refuse(format!("not a URL: {error}")))?;
+        let (store, base) =
+            object_store::parse_url(&url).map_err(|error| refuse(error.to_string()))?;
+        return Ok(Place { store: Arc::from(store), base, name });
+    }
+    let folder = Path::new(location);
+    if !folder.is_dir() {
+        return Err(refuse(
+            "no such folder; give a built data set, its URL, or the build configuration (.toml)"
+                .to_owned(),
+        ));
+    }
+    // The prefix keeps odd characters of the folder's own path out of the keys.
+    let store =
+        LocalFileSystem::new_with_prefix(folder).map_err(|error| refuse(error.to_string()))?;
+    Ok(Place { store: Arc::new(store), base: Key::default(), name })
+}

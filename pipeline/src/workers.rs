@@ -1,0 +1,81 @@
+//! A fixed number of threads for decoding and resizing, kept apart from the threads that wait for
+//! storage. Each job answers through its own slot; reading the slots in the order of submission
+//! gives results in that order whatever the number of threads.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use tokio::sync::oneshot;
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// The answer of one job. `Err` means that the job panicked.
+pub(crate) type Slot<T> = oneshot::Receiver<T>;
+
+/// Hands jobs to the threads. The threads end once every clone is dropped.
+#[derive(Clone)]
+pub(crate) struct Workers {
+    jobs: Sender<Job>,
+}
+
+impl Workers {
+    /// Starts `threads` threads (at least one), named `name`.
+    pub(crate) fn start(name: &str, threads: usize) -> std::io::Result<(Self, WorkerThreads)> {
+        let (jobs, queue) = channel::<Job>();
+        let queue = Arc::new(Mutex::new(queue));
+        let threads = (0..threads.max(1))
+            .map(|index| {
+                let queue = Arc::clone(&queue);
+                std::thread::Builder::new()
+                    .name(format!("{name}-{index}"))
+                    .spawn(move || work(&queue))
+            })
+            .collect::<std::io::Result<_>>()?;
+        Ok((Self { jobs }, WorkerThreads(threads)))
+    }
+
+    /// Queues a job. The queue itself is unbounded: callers bound the slots they keep.
+    pub(crate) fn submit<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Slot<T> {
+        let (answer, slot) = oneshot::channel();
+        let job: Job = Box::new(move || {
+            // Nobody waits for the answer once a stream is dropped: skip the work as well.
+            if !answer.is_closed() {
+                let _nobody_left = answer.send(work());
+            }
+        });
+        // Fails only when every thread is gone; the slot then reports it.
+        let _closed = self.jobs.send(job);
+        slot
+    }
+}
+
+fn work(queue: &Mutex<Receiver<Job>>) {
+    loop {
+        // The lock is held while waiting and released before the job runs.
+        let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(job) = job else { return };
+        // A panicking decoder costs its sample, not the thread; the dropped slot says so.
+        let _panicked = catch_unwind(AssertUnwindSafe(job));
+    }
+}
+
+/// The running threads; joins them when dropped. Drop every [`Workers`] first.
+pub(crate) struct WorkerThreads(Vec<JoinHandle<()>>);
+
+impl Drop for WorkerThreads {
+    fn drop(&mut self) {
+        for thread in self.0.drain(..) {
+            let _panicked = thread.join();
+        }
+    }
+}
+
+/// Threads to use where none are asked for: one per core.
+pub(crate) fn default_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
