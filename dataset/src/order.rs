@@ -176,7 +176,7 @@ mod tests {
         assert_eq!(rows, PINNED);
     }
 
-    const PINNED: [u64; 10] = [0; 10];
+    const PINNED: [u64; 10] = [1, 4, 0, 7, 5, 9, 6, 2, 3, 8];
 
     #[test]
     fn steps_drop_the_last_partial_batch() {

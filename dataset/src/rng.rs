@@ -47,7 +47,7 @@ mod tests {
         assert_eq!(first(42, 1, "ecssd/0001", Draw::Augment)[0], PINNED);
     }
 
-    const PINNED: u64 = 0;
+    const PINNED: u64 = 2_083_261_277_557_960_455;
 
     proptest! {
         #[test]
