@@ -11,6 +11,7 @@ use crate::model::StateDict;
 
 mod error;
 mod pickle;
+mod pickle_names;
 mod pickle_op;
 mod pickle_write;
 mod pth;

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 
+use super::pickle_names::{Global, StorageType, known_global};
 use super::pickle_op as op;
 
 /// Largest pickle that is read; a state dict's holds names and shapes only.
@@ -15,10 +16,6 @@ const MAX_OBJECTS: usize = 4 << 20;
 
 /// Position of an object in [`Pickle::objects`].
 pub(crate) type Handle = usize;
-
-/// Element types of a storage, by the name of PyTorch's class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct StorageType(pub(crate) tch::Kind);
 
 /// A tensor as a view of a storage that lies elsewhere in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,15 +32,6 @@ pub(crate) struct TensorView {
     pub(crate) size: Vec<i64>,
     /// Stride of each dimension in elements.
     pub(crate) stride: Vec<i64>,
-}
-
-/// The names that a pickle may refer to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Global {
-    OrderedDict,
-    RebuildTensor,
-    RebuildParameter,
-    Storage(StorageType),
 }
 
 /// What a pickle describes.
@@ -390,26 +378,5 @@ impl Reader<'_> {
             _ => None,
         };
         items.iter().map(integer).collect()
-    }
-}
-
-fn known_global(module: &str, name: &str) -> Option<Global> {
-    use tch::Kind;
-    let storage = |kind| Some(Global::Storage(StorageType(kind)));
-    match (module, name) {
-        ("collections", "OrderedDict") => Some(Global::OrderedDict),
-        ("torch._utils", "_rebuild_tensor_v2") => Some(Global::RebuildTensor),
-        ("torch._utils", "_rebuild_parameter") => Some(Global::RebuildParameter),
-        ("torch", "FloatStorage") => storage(Kind::Float),
-        ("torch", "HalfStorage") => storage(Kind::Half),
-        ("torch", "BFloat16Storage") => storage(Kind::BFloat16),
-        ("torch", "DoubleStorage") => storage(Kind::Double),
-        ("torch", "LongStorage") => storage(Kind::Int64),
-        ("torch", "IntStorage") => storage(Kind::Int),
-        ("torch", "ShortStorage") => storage(Kind::Int16),
-        ("torch", "CharStorage") => storage(Kind::Int8),
-        ("torch", "ByteStorage") => storage(Kind::Uint8),
-        ("torch", "BoolStorage") => storage(Kind::Bool),
-        _ => None,
     }
 }
