@@ -1,0 +1,225 @@
+//! The launcher among real processes: shell scripts play the ranks.
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// Long enough for a loaded machine, far below what a hang would take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn launch(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_launch"));
+    command.args(arguments).env_remove("OMP_NUM_THREADS");
+    command
+}
+
+fn script(procs: &str, script: &str) -> Command {
+    launch(&["--procs", procs, "--grace", "2", "--", "sh", "-c", script])
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+fn wait_for(what: &str, condition: impl Fn() -> bool) {
+    let until = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < until, "waited in vain for {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+fn pid(path: &Path) -> Option<String> {
+    let text = std::fs::read_to_string(path).ok()?;
+    text.ends_with('\n').then(|| text.trim().to_owned())
+}
+
+/// A process that has ended may remain as a zombie where nobody reaps orphans.
+fn runs(pid: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().starts_with(" Z"))
+}
+
+#[test]
+fn every_rank_has_its_environment() {
+    let output = script("3", "echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $MASTER_ADDR $HQSAM_DEVICE $MASTER_PORT $OMP_NUM_THREADS").output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = stdout(&output);
+    let mut lines: Vec<_> = text.lines().collect();
+    lines.sort_unstable();
+    assert_eq!(lines.len(), 3, "{text}");
+    let cores = std::thread::available_parallelism().unwrap().get();
+    let rest = lines[0].strip_prefix("0 0 3 3 127.0.0.1 cpu ").unwrap();
+    let (port, threads) = rest.split_once(' ').unwrap();
+    assert!(port.parse::<u16>().unwrap() > 0);
+    assert_eq!(threads.parse::<usize>().unwrap(), (cores / 3).max(1));
+    for rank in 1..3 {
+        assert_eq!(lines[rank], format!("[rank {rank}] {rank} {rank} 3 3 127.0.0.1 cpu {rest}"));
+    }
+}
+
+#[test]
+fn threads_that_the_user_set_are_kept() {
+    let output = script("1", "echo $OMP_NUM_THREADS").env("OMP_NUM_THREADS", "7").output().unwrap();
+    assert_eq!(stdout(&output), "7\n");
+}
+
+#[test]
+fn the_first_failure_is_the_exit_code_and_the_last_line() {
+    let started = Instant::now();
+    let output = script(
+        "3",
+        r#"if [ "$RANK" = 1 ]; then echo "the disk is full" >&2; exit 3; fi; exec sleep 60"#,
+    )
+    .output()
+    .unwrap();
+    assert!(started.elapsed() < PATIENCE);
+    assert_eq!(output.status.code(), Some(3));
+    let text = stderr(&output);
+    assert_eq!(
+        text.lines().last(),
+        Some("launch: rank 1 of 3 failed: exit code 3: the disk is full"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_killed_rank_is_named_with_its_signal() {
+    let output =
+        script("2", r#"if [ "$RANK" = 1 ]; then kill -9 $$; fi; exec sleep 60"#).output().unwrap();
+    assert_eq!(output.status.code(), Some(137));
+    assert!(stderr(&output).contains("rank 1 of 2 failed: killed by SIGKILL"), "{output:?}");
+}
+
+#[test]
+fn failure_ends_stubborn_ranks_and_what_they_started() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = script(
+        "2",
+        r#"if [ "$RANK" = 0 ]; then
+             trap '' TERM; sleep 60 & echo $! > grandchild; echo $$ > child; wait; sleep 60
+           fi
+           while [ ! -e child ]; do sleep 0.05; done; exit 4"#,
+    )
+    .current_dir(folder.path())
+    .output()
+    .unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    for name in ["child", "grandchild"] {
+        let pid = pid(&folder.path().join(name)).unwrap();
+        wait_for(name, || !runs(&pid));
+    }
+}
+
+#[test]
+fn success_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = script("1", "sleep 60 >/dev/null 2>&1 & echo $! > grandchild")
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let pid = pid(&folder.path().join("grandchild")).unwrap();
+    wait_for("the grandchild", || !runs(&pid));
+}
+
+/// Starts two ranks that note signals in files and waits until both are ready.
+fn ranks_with_trap(folder: &Path, on_signal: &str) -> Child {
+    let body = format!(
+        r#"trap '{on_signal}' INT TERM; echo ready > ready$RANK; while :; do sleep 0.05; done"#
+    );
+    let child = script("2", &body)
+        .current_dir(folder)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    wait_for("the ranks", || {
+        (0..2).all(|rank| pid(&folder.join(format!("ready{rank}"))).is_some())
+    });
+    child
+}
+
+fn send(child: &Child, signal: &str) {
+    let status = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
+    assert!(status.unwrap().success());
+}
+
+#[test]
+fn the_first_signal_lets_ranks_save() {
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let folder = tempfile::tempdir().unwrap();
+        let child = ranks_with_trap(folder.path(), "echo saved > saved$RANK; exit 0");
+        send(&child, signal);
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        assert!(stderr(&output).contains(&format!("interrupted by SIG{signal}")));
+        for rank in 0..2 {
+            assert!(folder.path().join(format!("saved{rank}")).exists());
+        }
+    }
+}
+
+#[test]
+fn the_second_signal_kills() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = ranks_with_trap(folder.path(), "echo got > got$RANK");
+    send(&child, "TERM");
+    wait_for("the signal", || (0..2).all(|rank| folder.path().join(format!("got{rank}")).exists()));
+    let started = Instant::now();
+    send(&child, "TERM");
+    let output = child.wait_with_output().unwrap();
+    assert!(started.elapsed() < PATIENCE);
+    assert_eq!(output.status.code(), Some(143), "{}", stderr(&output));
+}
+
+#[test]
+fn too_few_gpus_end_at_once_with_one_line() {
+    let output =
+        launch(&["--gpus", "8", "c.toml"]).env("CUDA_VISIBLE_DEVICES", "").output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        stderr(&output),
+        "launch: 8 GPUs asked for, 0 found on this machine; to train on CPU: launch --procs 2 c.toml\n"
+    );
+}
+
+#[test]
+fn wrong_arguments_are_refused() {
+    let output = launch(&["--procs", "2", "absent.toml"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(stderr(&output), "launch: no configuration at absent.toml\n");
+    for arguments in [&["c.toml"][..], &["--procs", "0", "c.toml"], &["--procs", "2"]] {
+        assert_eq!(launch(arguments).output().unwrap().status.code(), Some(2), "{arguments:?}");
+    }
+    let output = launch(&["--procs", "2", "--", "no-such-program"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(127));
+    assert!(stderr(&output).contains("rank 0: cannot start no-such-program"), "{output:?}");
+}
+
+#[test]
+fn a_configuration_runs_the_trainer_beside_the_launcher() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    std::fs::copy(env!("CARGO_BIN_EXE_launch"), at("launch")).unwrap();
+    std::fs::write(at("hqsam"), "#!/bin/sh\necho \"$HQSAM_DEVICE $*\"\n").unwrap();
+    std::fs::write(at("c.toml"), "").unwrap();
+    assert!(
+        Command::new("chmod")
+            .args(["+x", "hqsam"])
+            .current_dir(folder.path())
+            .status()
+            .unwrap()
+            .success()
+    );
+    let output = Command::new(at("launch"))
+        .args(["--procs", "1", "c.toml", "--set", "a.b=1", "--set", "c=2", "--resume"])
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(stdout(&output), "cpu train c.toml --set a.b=1 --set c=2 --resume\n", "{output:?}");
+}
