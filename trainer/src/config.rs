@@ -116,11 +116,19 @@ pub struct AugmentSection {
     /// Redraw a crop (ten times at most) until it shows this many foreground pixels. Absent: the
     /// published behaviour, never redraw.
     pub min_foreground_pixels: Option<usize>,
+    /// Distinct augmentations of each sample over all epochs; prompts and loss points stay new in
+    /// every epoch. Absent: a new one each epoch, as published.
+    pub copies: Option<u64>,
 }
 
 impl Default for AugmentSection {
     fn default() -> Self {
-        Self { flip_probability: 0.5, scale_range: vec![0.1, 2.0], min_foreground_pixels: None }
+        Self {
+            flip_probability: 0.5,
+            scale_range: vec![0.1, 2.0],
+            min_foreground_pixels: None,
+            copies: None,
+        }
     }
 }
 
@@ -168,8 +176,13 @@ pub struct TrainSection {
     pub world_size: usize,
     /// Seconds that a collective waits for the slowest rank.
     pub collective_timeout_secs: u64,
-    /// Checkpoints kept besides the newest; 0 keeps all.
+    /// Newest checkpoints that are kept; 0 keeps all.
     pub keep_last: usize,
+    /// Folder in which frozen features are kept, so that a sample whose pixels come again skips
+    /// the encoder; pays where augmentation is off or `augment.copies` is small.
+    pub cache_embeddings: Option<PathBuf>,
+    /// Size limit of that folder in GiB.
+    pub cache_limit_gib: f64,
 }
 
 impl Default for TrainSection {
@@ -185,6 +198,8 @@ impl Default for TrainSection {
             world_size: 8,
             collective_timeout_secs: 600,
             keep_last: 0,
+            cache_embeddings: None,
+            cache_limit_gib: 16.0,
         }
     }
 }
@@ -269,6 +284,9 @@ impl TrainConfig {
                     "augment.scale_range must be [low, high] with 0 < low <= high, found {other:?}"
                 ));
             }
+        }
+        if self.augment.copies == Some(0) {
+            return Err("augment.copies must be at least 1; leave it out for new ones each epoch".into());
         }
         if !(0.0..=1.0).contains(&self.augment.flip_probability) {
             return Err("augment.flip_probability must lie in 0..1".into());

@@ -114,14 +114,19 @@ fn frame<'a, 'b>(
     Ok(plot)
 }
 
-fn line(plot: &mut Plot<'_, '_>, name: &str, color: RGBColor, points: Vec<(u64, f64)>) -> Drawn<()> {
+fn line<'a, 'b: 'a>(
+    plot: &mut Plot<'a, 'b>,
+    name: &str,
+    color: RGBColor,
+    points: Vec<(u64, f64)>,
+) -> Drawn<()> {
     plot.draw_series(LineSeries::new(points, color.stroke_width(2)).point_size(1))?
         .label(name)
         .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
     Ok(())
 }
 
-fn legend(plot: &mut Plot<'_, '_>) -> Drawn<()> {
+fn legend<'a, 'b: 'a>(plot: &mut Plot<'a, 'b>) -> Drawn<()> {
     plot.configure_series_labels()
         .position(SeriesLabelPosition::UpperRight)
         .background_style(WHITE.mix(0.8))

@@ -16,6 +16,7 @@ pub mod data_parallel;
 pub mod device;
 pub mod evaluate;
 pub mod export;
+pub mod feature_cache;
 pub mod loss;
 pub mod loss_points;
 pub mod metrics;

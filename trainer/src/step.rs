@@ -6,9 +6,10 @@ use tch::{Device, Tensor};
 
 use crate::batch::{group_prompts, to_tensors};
 use crate::data_parallel::{DataParallel, StepSums};
+use crate::feature_cache::FeatureCache;
 use crate::loss::{LossConfig, point_sampled_loss};
 use crate::loss_points::draw_loss_points;
-use crate::model::{DecodeOutput, SamHq};
+use crate::model::{DecodeOutput, ImageFeatures, SamHq};
 use crate::optim::Adam;
 use crate::train::TrainError;
 
@@ -22,6 +23,8 @@ pub struct StepContext {
     pub hq_parameters: Vec<(String, Tensor)>,
     /// The ranks.
     pub data_parallel: DataParallel,
+    /// Features of samples that come again.
+    pub feature_cache: Option<FeatureCache>,
     /// Sampling of the loss points.
     pub loss: LossConfig,
     /// Where the tensors live.
@@ -118,8 +121,7 @@ fn forward_backward(
 ) -> MicroBatch {
     let started = Instant::now();
     let tensors = to_tensors(batch, from, to, context.device);
-    let input = context.model.preprocess(&tensors.images_u8_bhwc);
-    let features = context.model.encode(&input);
+    let features = encode_batch(context, batch, from, to, &tensors.images_u8_bhwc);
     let encode = started.elapsed();
 
     let mut micro =
@@ -148,6 +150,24 @@ fn forward_backward(
     }
     micro.decode = started.elapsed().saturating_sub(encode);
     micro
+}
+
+/// Features of samples `from..to`, from the cache where there is one.
+fn encode_batch(
+    context: &StepContext,
+    batch: &pipeline::Batch,
+    from: usize,
+    to: usize,
+    images_u8_bhwc: &Tensor,
+) -> ImageFeatures {
+    let encode = |images: &Tensor| context.model.encode(&context.model.preprocess(images));
+    let Some(cache) = &context.feature_cache else { return encode(images_u8_bhwc) };
+    let image_bytes = batch.height * batch.width * 3;
+    let pixels = &batch.images[from * image_bytes..to * image_bytes];
+    cache.features(pixels, image_bytes, context.device, |missing| {
+        let index = Tensor::from_slice(missing).to_device(context.device);
+        encode(&images_u8_bhwc.index_select(0, &index))
+    })
 }
 
 /// Gradients in the order of the parameters; zeros where a rank had no sample.

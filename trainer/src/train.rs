@@ -18,6 +18,7 @@ use crate::checkpoint::{self, CHECKPOINT_VERSION, Checkpoint, CheckpointError, C
 use crate::config::TrainConfig;
 use crate::data_parallel::DataParallel;
 use crate::evaluate::{EvalContext, EvalReport, evaluate};
+use crate::feature_cache::FeatureCache;
 use crate::loss::LossConfig;
 use crate::model::{EncoderConfig, SamHq, StateDict};
 use crate::optim::{Adam, AdamConfig};
@@ -174,6 +175,7 @@ fn train_recipe(config: &TrainConfig, img_size: usize) -> TrainRecipe {
             num_points: config.prompt.num_points,
         },
         min_foreground_pixels: config.augment.min_foreground_pixels,
+        augment_copies: config.augment.copies,
         threads: config.data.threads,
         prefetch_batches: config.data.prefetch_batches,
     }
@@ -200,9 +202,13 @@ impl<'a> Training<'a> {
         let dataset = Arc::new(Dataset::open(&config.data.path)?);
         let newest = newest_checkpoint(config, options.resume)?;
         let (model, sam_sha256) = load_frozen_sam(config, options.device)?;
+        let feature_cache = open_feature_cache(config, &encoder, &sam_sha256, world)?;
         let mut training = Self {
             config,
-            context: step_context(config, options.device, model, data_parallel),
+            context: StepContext {
+                feature_cache,
+                ..step_context(config, options.device, model, data_parallel)
+            },
             world,
             img_size: encoder.img_size() as usize,
             position: Position { epoch: 0, step: 0 },
@@ -437,12 +443,34 @@ fn step_context(
         hq_parameters,
         model,
         data_parallel,
+        feature_cache: None,
         loss: LossConfig::default(),
         device,
         seed: config.train.seed,
         global_batch: config.train.global_batch,
         micro_batch: config.train.micro_batch,
     }
+}
+
+/// The feature cache, if one is asked for. Random frozen weights have no file to hash, so they
+/// are named by their seed.
+fn open_feature_cache(
+    config: &TrainConfig,
+    encoder: &EncoderConfig,
+    sam_sha256: &str,
+    world: World,
+) -> Result<Option<FeatureCache>, TrainError> {
+    let Some(folder) = &config.train.cache_embeddings else { return Ok(None) };
+    let encoder = serde_json::to_string(encoder).map_err(internal)?;
+    let weights = match &config.model.checkpoint {
+        Some(_) => sam_sha256.to_owned(),
+        None => format!("random {}", config.train.seed),
+    };
+    let model_key = format!("{weights} {encoder}");
+    let limit_bytes = (config.train.cache_limit_gib * f64::from(1 << 30)) as u64;
+    FeatureCache::open(folder, &model_key, limit_bytes, world.world_size)
+        .map(Some)
+        .map_err(|source| TrainError::Io { path: folder.clone(), source })
 }
 
 /// The checkpoint to go on from; a folder that already holds a run is refused without `--resume`.

@@ -24,6 +24,7 @@ pub(super) struct SampleRecipe {
     pub(super) jitter: Option<LargeScaleJitter>,
     pub(super) output_size: usize,
     pub(super) min_foreground_pixels: Option<usize>,
+    pub(super) augment_copies: Option<u64>,
     pub(super) prompts: PromptRecipe,
 }
 
@@ -56,7 +57,8 @@ pub(super) fn prepare(
 ) -> Result<TrainSample, StreamError> {
     let (mut image, mut mask) = decode(fetched)?;
     let sample_id = fetched.sample.sample_id.clone();
-    let mut rng = sample_rng(recipe.seed, epoch, &sample_id, Draw::Augment);
+    let copy = recipe.augment_copies.map_or(epoch, |copies| epoch % copies.max(1));
+    let mut rng = sample_rng(recipe.seed, copy, &sample_id, Draw::Augment);
     if Flip::draw(&mut rng, recipe.flip_probability) {
         flip_horizontal(&mut image, &mut mask);
     }

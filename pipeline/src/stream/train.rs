@@ -36,6 +36,9 @@ pub struct TrainRecipe {
     /// failing that the draw that keeps most is used. `None` takes the first draw, as the
     /// published training does.
     pub min_foreground_pixels: Option<usize>,
+    /// Distinct augmentations (flip and jitter) of each sample over all epochs; prompts stay new
+    /// in every epoch. `None`: a new one each epoch, as the published training does.
+    pub augment_copies: Option<u64>,
     /// Decoding threads; 0 means one per core. Has no influence on any pixel.
     pub threads: usize,
     /// Finished batches to keep ready (at least 1).
@@ -270,6 +273,7 @@ impl From<&TrainRecipe> for SampleRecipe {
             jitter: recipe.jitter,
             output_size: recipe.output_size,
             min_foreground_pixels: recipe.min_foreground_pixels,
+            augment_copies: recipe.augment_copies,
             prompts: recipe.prompts.clone(),
         }
     }

@@ -41,6 +41,17 @@ pub enum CheckpointKind {
     Unknown,
 }
 
+impl std::fmt::Display for CheckpointKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Sam => "a plain SAM checkpoint",
+            Self::SamHq => "a merged HQ-SAM model",
+            Self::MaskDecoderOnly => "a mask decoder alone",
+            Self::Unknown => "no SAM checkpoint at all",
+        })
+    }
+}
+
 /// A state dict read from a file. Floating-point tensors are float32.
 #[derive(Debug)]
 pub struct Loaded {

@@ -1,0 +1,197 @@
+//! Frozen features on disk, so that a sample whose pixels come again skips the encoder.
+//!
+//! Worth it where augmentation is off or limited to a few copies of each sample. Entries are found
+//! by a hash of the frozen weights and of the exact pixels, so runs may share a folder and a stale
+//! entry cannot be hit. Values are kept in bfloat16; with a cache, features are rounded to it
+//! whether they come from the disk or not, so a warm cache changes no bit of a run.
+
+use std::cell::Cell;
+use std::path::{Path, PathBuf};
+
+use sha2::{Digest, Sha256};
+use tch::{Device, Kind, Tensor};
+
+use crate::checkpoint::hex;
+use crate::model::ImageFeatures;
+
+const IMAGE_EMBEDDINGS: &str = "image_embeddings_bhwc";
+const INTERM_EMBEDDINGS: &str = "interm_embeddings_bhwc";
+
+/// A folder of features, one file a sample.
+pub struct FeatureCache {
+    folder: PathBuf,
+    model_key: String,
+    bytes_left: Cell<u64>,
+}
+
+impl FeatureCache {
+    /// Opens (creates) the cache in `folder` for the frozen weights named by `model_key`. This
+    /// rank may add its share of what `limit_bytes` leaves; a full cache is only read.
+    ///
+    /// # Errors
+    /// The folder cannot be created or listed.
+    pub fn open(
+        folder: &Path,
+        model_key: &str,
+        limit_bytes: u64,
+        world_size: usize,
+    ) -> std::io::Result<Self> {
+        std::fs::create_dir_all(folder)?;
+        let mut used = 0;
+        for entry in std::fs::read_dir(folder)? {
+            // A file that another rank has just renamed is counted next time.
+            used += entry?.metadata().map_or(0, |metadata| metadata.len());
+        }
+        let bytes_left = limit_bytes.saturating_sub(used) / world_size.max(1) as u64;
+        Ok(Self {
+            folder: folder.to_owned(),
+            model_key: model_key.to_owned(),
+            bytes_left: Cell::new(bytes_left),
+        })
+    }
+
+    /// Features of each of the images (8-bit RGB of `image_bytes` bytes, one after the other):
+    /// from the disk where they are there, the others from one call of `encode` with their
+    /// positions.
+    pub fn features(
+        &self,
+        pixels: &[u8],
+        image_bytes: usize,
+        device: Device,
+        encode: impl FnOnce(&[i64]) -> ImageFeatures,
+    ) -> ImageFeatures {
+        let paths: Vec<PathBuf> =
+            pixels.chunks_exact(image_bytes).map(|image| self.path(image)).collect();
+        let mut found: Vec<Option<ImageFeatures>> =
+            paths.iter().map(|path| read(path, device)).collect();
+        let missing: Vec<i64> =
+            (0..found.len()).filter(|&index| found[index].is_none()).map(|i| i as i64).collect();
+        if !missing.is_empty() {
+            let fresh = rounded(&encode(&missing));
+            for (position, &index) in missing.iter().enumerate() {
+                let one = fresh.select(&[position as i64]);
+                self.write(&paths[index as usize], &one);
+                found[index as usize] = Some(one);
+            }
+        }
+        concatenate(&found.into_iter().flatten().collect::<Vec<_>>())
+    }
+
+    fn path(&self, image: &[u8]) -> PathBuf {
+        let mut hasher = Sha256::new();
+        hasher.update(self.model_key.as_bytes());
+        hasher.update([0]);
+        hasher.update(image);
+        self.folder.join(format!("{}.safetensors", hex(&hasher.finalize()[..16])))
+    }
+
+    /// A cache that cannot be written costs time, not the run.
+    fn write(&self, path: &Path, features: &ImageFeatures) {
+        let bf16 = |tensor: &Tensor| tensor.contiguous().to_kind(Kind::BFloat16).to_device(Device::Cpu);
+        let tensors = [
+            (IMAGE_EMBEDDINGS, bf16(&features.image_embeddings.permute([0, 2, 3, 1]))),
+            (INTERM_EMBEDDINGS, bf16(&features.interm_embeddings)),
+        ];
+        let bytes = tensors.iter().map(|(_, t)| 2 * t.numel() as u64).sum::<u64>();
+        if bytes > self.bytes_left.get() {
+            return;
+        }
+        let staged = path.with_extension(format!("{}.tmp", std::process::id()));
+        let written = Tensor::write_safetensors(&tensors, &staged)
+            .map_err(std::io::Error::other)
+            .and_then(|()| std::fs::rename(&staged, path));
+        match written {
+            Ok(()) => self.bytes_left.set(self.bytes_left.get() - bytes),
+            Err(error) => {
+                tracing::warn!("feature cache {}: {error}; it is only read from now on", path.display());
+                self.bytes_left.set(0);
+            }
+        }
+    }
+}
+
+/// Features of one sample, or `None` where there is no whole file.
+fn read(path: &Path, device: Device) -> Option<ImageFeatures> {
+    if !path.exists() {
+        return None;
+    }
+    let tensors = Tensor::read_safetensors(path).ok()?;
+    let tensor = |name: &str| {
+        let (_, tensor) = tensors.iter().find(|(key, _)| key == name)?;
+        Some(tensor.to_device(device).to_kind(Kind::Float))
+    };
+    Some(ImageFeatures {
+        image_embeddings: tensor(IMAGE_EMBEDDINGS)?.permute([0, 3, 1, 2]),
+        interm_embeddings: tensor(INTERM_EMBEDDINGS)?,
+    })
+}
+
+fn rounded(features: &ImageFeatures) -> ImageFeatures {
+    let round = |tensor: &Tensor| tensor.to_kind(Kind::BFloat16).to_kind(Kind::Float);
+    ImageFeatures {
+        image_embeddings: round(&features.image_embeddings),
+        interm_embeddings: round(&features.interm_embeddings),
+    }
+}
+
+fn concatenate(parts: &[ImageFeatures]) -> ImageFeatures {
+    let of = |field: fn(&ImageFeatures) -> &Tensor| Tensor::cat(&parts.iter().map(field).collect::<Vec<_>>(), 0);
+    ImageFeatures {
+        image_embeddings: of(|features| &features.image_embeddings),
+        interm_embeddings: of(|features| &features.interm_embeddings),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Features that tell which image they are of.
+    fn encode(images: &[i64]) -> ImageFeatures {
+        let batch = images.len() as i64;
+        let values = Tensor::from_slice(images).to_kind(Kind::Float).view([batch, 1, 1, 1]) + 0.001;
+        ImageFeatures {
+            image_embeddings: values.expand([batch, 3, 2, 2], false).contiguous(),
+            interm_embeddings: values.expand([batch, 2, 2, 5], false).contiguous(),
+        }
+    }
+
+    #[test]
+    fn a_second_time_needs_no_encoder_and_gives_the_same_bits() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = FeatureCache::open(folder.path(), "model", 1 << 20, 1).unwrap();
+        let pixels = [[1u8; 12], [2; 12]].concat();
+        let first = cache.features(&pixels, 12, Device::Cpu, encode);
+        let second = cache.features(&pixels, 12, Device::Cpu, |_| panic!("encoded again"));
+        assert!(first.image_embeddings.equal(&second.image_embeddings));
+        assert!(first.interm_embeddings.equal(&second.interm_embeddings));
+        assert_eq!(second.image_embeddings.size(), [2, 3, 2, 2]);
+
+        let other = FeatureCache::open(folder.path(), "other model", 1 << 20, 1).unwrap();
+        let mut encoded = Vec::new();
+        let _ = other.features(&pixels, 12, Device::Cpu, |images| {
+            encoded = images.to_vec();
+            encode(images)
+        });
+        assert_eq!(encoded, [0, 1], "another model's features are never used");
+    }
+
+    #[test]
+    fn a_full_cache_and_a_damaged_entry_are_survived() {
+        let folder = tempfile::tempdir().unwrap();
+        let full = FeatureCache::open(folder.path(), "model", 0, 1).unwrap();
+        let _ = full.features(&[1u8; 12], 12, Device::Cpu, encode);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+
+        let cache = FeatureCache::open(folder.path(), "model", 1 << 20, 1).unwrap();
+        let _ = cache.features(&[1u8; 12], 12, Device::Cpu, encode);
+        let entry = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
+        std::fs::write(&entry, b"torn").unwrap();
+        let mut calls = 0;
+        let _ = cache.features(&[1u8; 12], 12, Device::Cpu, |images| {
+            calls += 1;
+            encode(images)
+        });
+        assert_eq!(calls, 1);
+    }
+}
