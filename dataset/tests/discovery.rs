@@ -1,0 +1,282 @@
+//! Every layout is found in its native form, and what is wrong with a pair is said.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use dataset::codec::{DecodeLimits, decode_image, decode_mask};
+use dataset::draw::draw_collection;
+use dataset::source::expected_count;
+use dataset::source::{Discovery, Layout, SourceError, SourceSpec, SplitRule, discover};
+use dataset::verify::{RejectReason, verify};
+
+fn spec(root: &Path, layout: Layout) -> SourceSpec {
+    SourceSpec {
+        name: "source".into(),
+        layout,
+        root: root.to_owned(),
+        images: None,
+        masks: None,
+        split: SplitRule::Native,
+        license: Some("CC0-1.0".into()),
+    }
+}
+
+fn folder(files: &[&str]) -> tempfile::TempDir {
+    let root = tempfile::tempdir().unwrap();
+    for file in files {
+        let path = root.path().join(file);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, file.as_bytes()).unwrap();
+    }
+    root
+}
+
+fn names(discovery: &Discovery) -> Vec<(&str, &str)> {
+    discovery.pairs.iter().map(|pair| (pair.name.as_str(), pair.split.as_str())).collect()
+}
+
+fn reasons(discovery: &Discovery) -> Vec<(&str, &RejectReason)> {
+    discovery.rejected.iter().map(|entry| (entry.sample_id.as_str(), &entry.reason)).collect()
+}
+
+/// Where the real collections lie, if this machine has them.
+fn raw_folder() -> Option<PathBuf> {
+    let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/raw");
+    let folder = std::env::var_os("HQSAM_RAW_DIR").map_or(default, PathBuf::from);
+    let found = folder.is_dir();
+    if !found {
+        println!("skipped: no raw collections at {} (HQSAM_RAW_DIR)", folder.display());
+    }
+    found.then_some(folder)
+}
+
+#[test]
+fn drawn_collections_are_found_and_good() {
+    let splits: [(Layout, &[(&str, usize)]); 7] = [
+        (Layout::Ecssd, &[("train", 6)]),
+        (Layout::Duts, &[("train", 6)]),
+        (Layout::Fss1000, &[("train", 6)]),
+        (Layout::Msra10k, &[("train", 6)]),
+        (Layout::DutOmron, &[("train", 6)]),
+        (Layout::Dis5k, &[("train", 4), ("val", 2)]),
+        (Layout::ThinObject5k, &[("train", 4), ("val", 2)]),
+    ];
+    for (layout, expected) in splits {
+        let root = tempfile::tempdir().unwrap();
+        draw_collection(root.path(), layout, 6, 11).unwrap();
+        let discovery = discover(&spec(root.path(), layout)).unwrap();
+        assert_eq!(reasons(&discovery), [], "{layout:?}");
+        let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+        for pair in &discovery.pairs {
+            *counts.entry(&pair.split).or_default() += 1;
+            assert_eq!(pair.license.as_deref(), Some("CC0-1.0"));
+            assert_eq!(pair.class.is_some(), layout == Layout::Fss1000);
+        }
+        assert!(counts.into_iter().eq(expected.iter().copied()), "{layout:?}");
+
+        let pair = &discovery.pairs[0];
+        let (image_bytes, mask_bytes) =
+            (fs::read(&pair.image).unwrap(), fs::read(&pair.mask).unwrap());
+        let image = decode_image(&image_bytes, &DecodeLimits::default()).unwrap();
+        let mask = decode_mask(&mask_bytes, &DecodeLimits::default()).unwrap();
+        verify(&image, &mask, &image_bytes, &mask_bytes).unwrap();
+    }
+    let root = tempfile::tempdir().unwrap();
+    assert!(draw_collection(root.path(), Layout::Custom, 1, 0).is_err());
+}
+
+#[test]
+fn nesting_archive_leftovers_and_case_do_not_matter() {
+    let root = folder(&[
+        "ECSSD/ecssd/Images/0001.JPG",
+        "ECSSD/ecssd/Images/0002.jpeg",
+        "ECSSD/ecssd/Images/Thumbs.db",
+        "ECSSD/ecssd/GROUND_TRUTH_MASK/0001.PNG",
+        "ECSSD/ecssd/GROUND_TRUTH_MASK/0002.png",
+        "ECSSD/ecssd/GROUND_TRUTH_MASK/.DS_Store",
+        "__MACOSX/images/._0001.jpg",
+        "__MACOSX/ground_truth_mask/._0001.png",
+    ]);
+    let discovery = discover(&spec(root.path(), Layout::Ecssd)).unwrap();
+    assert_eq!(names(&discovery), [("0001", "train"), ("0002", "train")]);
+    assert_eq!(reasons(&discovery), []);
+    assert_eq!(discovery.pairs[0].sample_id(), "source/0001");
+}
+
+#[test]
+fn missing_and_doubled_files_are_rejected_not_errors() {
+    let root = folder(&[
+        "fewshot_data/fewshot_data/beam_bridge/1.jpg",
+        "fewshot_data/fewshot_data/beam_bridge/1.png",
+        "fewshot_data/fewshot_data/beam_bridge/1.jpeg",
+        "fewshot_data/fewshot_data/beam_bridge/10.jpeg",
+        "fewshot_data/fewshot_data/peregine_falcon/8.png",
+        "fewshot_data/fewshot_data/bamboo_slip/7.jpg",
+        "fewshot_data/fewshot_data/bamboo_slip/7.png",
+    ]);
+    let discovery = discover(&spec(root.path(), Layout::Fss1000)).unwrap();
+    assert_eq!(names(&discovery), [("beam_bridge/1", "train")]);
+    assert_eq!(discovery.pairs[0].class.as_deref(), Some("beam_bridge"));
+    let known = RejectReason::KnownBad { note: "never labelled".into() };
+    let double = RejectReason::DuplicateName { kept: "1.jpg".into() };
+    assert_eq!(
+        reasons(&discovery),
+        [
+            ("source/bamboo_slip/7", &known),
+            ("source/beam_bridge/1.jpeg", &double),
+            ("source/beam_bridge/10", &RejectReason::MissingMask),
+            ("source/peregine_falcon/8", &RejectReason::MissingImage),
+        ]
+    );
+}
+
+#[test]
+fn both_halves_of_duts_train_unless_told_apart() {
+    let root = folder(&[
+        "DUTS-TR/DUTS-TR/DUTS-TR-Image/a.jpg",
+        "DUTS-TR/DUTS-TR/DUTS-TR-Mask/a.png",
+        "DUTS-TE/DUTS-TE-Image/a.jpg",
+        "DUTS-TE/DUTS-TE-Mask/a.png",
+        "DUTS-TE/DUTS-TE-Mask/msun_ bcogaqperiljqupq.jpg",
+    ]);
+    let mut spec = spec(root.path(), Layout::Duts);
+    let discovery = discover(&spec).unwrap();
+    assert_eq!(names(&discovery), [("DUTS-TE/a", "train"), ("DUTS-TR/a", "train")]);
+    assert_eq!(discovery.rejected[0].reason, RejectReason::MissingImage);
+    spec.split = SplitRule::Folders([("DUTS-TE".into(), "val".into())].into());
+    assert_eq!(names(&discover(&spec).unwrap()), [("DUTS-TE/a", "val")]);
+    // The root may be one half itself.
+    spec.root = root.path().join("DUTS-TE");
+    spec.split = SplitRule::Native;
+    assert_eq!(names(&discover(&spec).unwrap()), [("DUTS-TE/a", "train")]);
+}
+
+#[test]
+fn lists_name_masks_or_stems_with_any_line_end() {
+    let root = folder(&[
+        "images/a.b.jpg",
+        "images/c.jpg",
+        "images/unlisted.jpg",
+        "masks/a.b.png",
+        "masks/c.png",
+        "masks/unlisted.png",
+    ]);
+    fs::create_dir(root.path().join("list")).unwrap();
+    fs::write(root.path().join("list/train.txt"), "a.b.png\r\ngone.png\r\n\r\n").unwrap();
+    fs::write(root.path().join("list/test.txt"), "c\n").unwrap();
+    let discovery = discover(&spec(root.path(), Layout::ThinObject5k)).unwrap();
+    assert_eq!(names(&discovery), [("a.b", "train"), ("c", "test")]);
+    assert_eq!(reasons(&discovery), [("source/gone", &RejectReason::MissingImage)]);
+}
+
+#[test]
+fn custom_layouts_pair_by_pattern() {
+    let root = folder(&[
+        "photos/x/1.jpg",
+        "photos/x/2.jpg",
+        "photos/y/1.jpg",
+        "labels/x/1_gt.png",
+        "labels/y/1_gt.png",
+    ]);
+    let mut spec = spec(root.path(), Layout::Custom);
+    spec.images = Some("photos/**/*.jpg".into());
+    spec.masks = Some("labels/{dir}/{stem}_gt.png".into());
+    let discovery = discover(&spec).unwrap();
+    assert_eq!(names(&discovery), [("x/1", "train"), ("y/1", "train")]);
+    assert_eq!(reasons(&discovery), [("source/x/2", &RejectReason::MissingMask)]);
+
+    fs::write(root.path().join("val.txt"), "y/1\n").unwrap();
+    spec.split = SplitRule::Lists([("val".into(), "val.txt".into())].into());
+    assert_eq!(names(&discover(&spec).unwrap()), [("y/1", "val")]);
+
+    spec.masks = Some("labels/all.png".into());
+    assert!(discover(&spec).unwrap_err().to_string().contains("{stem}"));
+    spec.images = None;
+    assert!(matches!(discover(&spec), Err(SourceError::Spec { .. })));
+}
+
+#[test]
+fn images_and_masks_of_one_folder_pair_by_pattern_too() {
+    let root = folder(&["flat/1.jpg", "flat/1.png", "flat/2.jpg", "flat/2.png"]);
+    let mut spec = spec(root.path(), Layout::Custom);
+    spec.images = Some("**/*.jpg".into());
+    spec.masks = Some("{dir}/{stem}.png".into());
+    let discovery = discover(&spec).unwrap();
+    assert_eq!(names(&discovery), [("flat/1", "train"), ("flat/2", "train")]);
+}
+
+#[test]
+fn a_wrong_root_is_described() {
+    let root = folder(&["photos/1.jpg", "readme.txt"]);
+    let error = discover(&spec(root.path(), Layout::Ecssd)).unwrap_err().to_string();
+    assert!(error.contains("`images` and `ground_truth_mask`"), "{error}");
+    assert!(error.contains("found photos/, readme.txt"), "{error}");
+    let nowhere = discover(&spec(&root.path().join("absent"), Layout::Duts)).unwrap_err();
+    assert!(matches!(nowhere, SourceError::NoFolder { .. }));
+    let mut confused = spec(root.path(), Layout::Dis5k);
+    confused.images = Some("*.jpg".into());
+    assert!(matches!(discover(&confused), Err(SourceError::Spec { .. })));
+}
+
+#[test]
+fn a_holdout_is_exact_and_stable() {
+    let files: Vec<String> =
+        (1..=50).flat_map(|n| [format!("Imgs/{n}.jpg"), format!("Imgs/{n}.png")]).collect();
+    let root = folder(&files.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut spec = spec(root.path(), Layout::Msra10k);
+    let mut held_out = |seed| {
+        spec.split = SplitRule::Holdout { fraction: 0.2, seed };
+        let discovery = discover(&spec).unwrap();
+        let val = discovery.pairs.into_iter().filter(|pair| pair.split == "val");
+        val.map(|pair| pair.name).collect::<Vec<_>>()
+    };
+    let first = held_out(0);
+    assert_eq!(first.len(), 10);
+    assert_eq!(first, held_out(0));
+    assert_ne!(first, held_out(1));
+}
+
+#[test]
+fn split_rules_are_read_from_all_their_forms() {
+    let read = |json: &str| serde_json::from_str::<SplitRule>(json);
+    assert_eq!(read(r#""native""#).unwrap(), SplitRule::Native);
+    assert_eq!(read(r#""test""#).unwrap(), SplitRule::Fixed("test".into()));
+    assert_eq!(read(r#"{"holdout": 0.2}"#).unwrap(), SplitRule::Holdout { fraction: 0.2, seed: 0 });
+    for rule in [
+        SplitRule::Native,
+        SplitRule::Fixed("val".into()),
+        SplitRule::Folders([("DIS-VD".into(), "val".into())].into()),
+        SplitRule::Lists([("val".into(), "list/val.txt".into())].into()),
+        SplitRule::Holdout { fraction: 0.5, seed: 3 },
+    ] {
+        assert_eq!(read(&serde_json::to_string(&rule).unwrap()).unwrap(), rule);
+    }
+    for wrong in [r#"{"holdout": 2.0}"#, r#"{"holdout": 0.1, "lists": {}}"#, r#"{"seed": 1}"#] {
+        assert!(read(wrong).is_err(), "{wrong}");
+    }
+    assert!(read(r#"{"holdot": 0.1}"#).unwrap_err().to_string().contains("holdout"));
+}
+
+#[test]
+fn real_collections_are_found() {
+    let Some(raw) = raw_folder() else { return };
+    let mut ecssd = spec(&raw.join("ECSSD"), Layout::Ecssd);
+    ecssd.split = SplitRule::Holdout { fraction: 0.2, seed: 0 };
+    let discovery = discover(&ecssd).unwrap();
+    assert_eq!(Some(discovery.pairs.len()), expected_count(Layout::Ecssd, "train"));
+    assert_eq!(discovery.pairs.iter().filter(|pair| pair.split == "val").count(), 200);
+    assert_eq!(reasons(&discovery), []);
+
+    let duts = discover(&spec(&raw.join("DUTS"), Layout::Duts)).unwrap();
+    let fss = discover(&spec(&raw.join("FSS-1000"), Layout::Fss1000)).unwrap();
+    assert!(!duts.pairs.is_empty() && !fss.pairs.is_empty());
+    for pair in duts.pairs.iter().chain(&fss.pairs) {
+        let (image_bytes, mask_bytes) =
+            (fs::read(&pair.image).unwrap(), fs::read(&pair.mask).unwrap());
+        let image = decode_image(&image_bytes, &DecodeLimits::default()).unwrap();
+        let mask = decode_mask(&mask_bytes, &DecodeLimits::default()).unwrap();
+        let facts = verify(&image, &mask, &image_bytes, &mask_bytes).unwrap();
+        assert!(facts.foreground_pixels > 100, "{}", pair.sample_id());
+    }
+}
