@@ -22,7 +22,7 @@ else
         step "drawing a raw collection into $raw"
         mkdir -p "$demo"
         rm -rf "$raw"
-        "$bin/hqseg" draw "$raw" --count 80 --seed 1 --layout all
+        "$bin/hqseg" draw "$raw" --count 12 --seed 1 --layout all
         touch "$demo/raw.done"
     fi
 fi

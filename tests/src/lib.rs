@@ -37,8 +37,8 @@ pub fn python() -> Option<PathBuf> {
 
 #[expect(clippy::print_stdout, reason = "a skipped test says so in its output")]
 fn data_dir(variable: &str, default: &str) -> Option<PathBuf> {
-    let path = std::env::var_os(variable)
-        .map_or_else(|| workspace_root().join(default), PathBuf::from);
+    let path =
+        std::env::var_os(variable).map_or_else(|| workspace_root().join(default), PathBuf::from);
     if path.exists() {
         return Some(path);
     }

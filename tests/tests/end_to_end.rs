@@ -27,8 +27,16 @@ splits = ["val"]
 "#;
 
 fn tiny_data(folder: &Path) {
-    let _ = succeed(folder, "hqseg", &["draw", "raw", "--count", "12", "--seed", "7", "--layout", "ecssd"]);
-    let _ = succeed(folder, "hqseg", &["build", "--auto", "raw", "--output", "data", "--holdout", "0.25"]);
+    let _ = succeed(
+        folder,
+        "hqseg",
+        &["draw", "raw/ECSSD", "--count", "12", "--seed", "7", "--layout", "ecssd"],
+    );
+    let _ = succeed(
+        folder,
+        "hqseg",
+        &["build", "--auto", "raw", "--output", "data", "--holdout", "0.25"],
+    );
     std::fs::write(folder.join("tiny.toml"), TINY).unwrap();
 }
 
@@ -80,7 +88,8 @@ fn stopping_after_an_epoch_and_resuming_changes_no_bit() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     tiny_data(folder);
-    let whole = ["--procs", "2", "tiny.toml", "--set", "output=\"whole\"", "--set", "eval.splits=[]"];
+    let whole =
+        ["--procs", "2", "tiny.toml", "--set", "output=\"whole\"", "--set", "eval.splits=[]"];
     let _ = succeed(folder, "launch", &whole);
     // The learning rate of an epoch does not depend on the number of epochs, so a run of one
     // epoch is the first half of a run of two.

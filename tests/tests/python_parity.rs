@@ -34,8 +34,17 @@ fn exported_pth_predicts_the_same_in_segment_anything_hq() {
         let _ = succeed(
             folder,
             "hqsam",
-            &["predict", "model.pth", "image.png", "--box", &box_, "--point", &point,
-              "--logits", "logits.safetensors"],
+            &[
+                "predict",
+                "model.pth",
+                "image.png",
+                "--box",
+                &box_,
+                "--point",
+                &point,
+                "--logits",
+                "logits.safetensors",
+            ],
         );
         let output = Command::new(&python)
             .arg(workspace_root().join("tests/python/compare_predict.py"))

@@ -66,8 +66,10 @@ fn checkpoints_of_another_kind_are_named_by_group() {
         fail(folder.path(), "hqsam", &arguments)
     };
 
-    let other: StateDict =
-        BTreeMap::from([("layer.weight".into(), Tensor::zeros([2, 2], (Kind::Float, Device::Cpu)))]);
+    let other: StateDict = BTreeMap::from([(
+        "layer.weight".into(),
+        Tensor::zeros([2, 2], (Kind::Float, Device::Cpu)),
+    )]);
     save_pth(&folder.path().join("other.pth"), &other).unwrap();
     let error = predict("other.pth");
     assert!(error.contains("other.pth") && error.contains("HQ-SAM"), "{error}");

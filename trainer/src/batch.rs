@@ -110,7 +110,8 @@ mod tests {
 
     #[test]
     fn prompts_are_grouped_by_kind_in_order() {
-        let points = |n: usize| Prompt::Points { coords: vec![[1.0, 2.0]; n], labels: vec![1.0; n] };
+        let points =
+            |n: usize| Prompt::Points { coords: vec![[1.0, 2.0]; n], labels: vec![1.0; n] };
         let prompts = [
             Prompt::Box([0.0, 0.0, 4.0, 4.0]),
             points(10),

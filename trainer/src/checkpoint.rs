@@ -142,8 +142,7 @@ pub fn retain(run_dir: &Path, keep_last: usize) -> Result<(), CheckpointError> {
 /// # Errors
 /// A file that is damaged, of another version, or no checkpoint.
 pub fn load(path: &Path) -> Result<Checkpoint, CheckpointError> {
-    let damaged =
-        |problem: String| CheckpointError::Damaged { path: path.to_owned(), problem };
+    let damaged = |problem: String| CheckpointError::Damaged { path: path.to_owned(), problem };
     let bytes = std::fs::read(path)
         .map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
     let (_, header) = safetensors::SafeTensors::read_metadata(&bytes)

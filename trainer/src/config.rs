@@ -250,9 +250,9 @@ impl TrainConfig {
     pub fn load(path: &std::path::Path, overrides: &[String]) -> Result<Self, TrainError> {
         let config: Self = pipeline::config::load_config(path, overrides)
             .map_err(|error| TrainError::Config(error.to_string()))?;
-        config.check().map_err(|problem| {
-            TrainError::Config(format!("{}: {problem}", path.display()))
-        })?;
+        config
+            .check()
+            .map_err(|problem| TrainError::Config(format!("{}: {problem}", path.display())))?;
         Ok(config)
     }
 
@@ -286,7 +286,9 @@ impl TrainConfig {
             }
         }
         if self.augment.copies == Some(0) {
-            return Err("augment.copies must be at least 1; leave it out for new ones each epoch".into());
+            return Err(
+                "augment.copies must be at least 1; leave it out for new ones each epoch".into()
+            );
         }
         if !(0.0..=1.0).contains(&self.augment.flip_probability) {
             return Err("augment.flip_probability must lie in 0..1".into());

@@ -9,8 +9,7 @@ use serde::Deserialize;
 
 use crate::evaluate::Score;
 
-type Plot<'a, 'b> =
-    ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordu64, RangedCoordf64>>;
+type Plot<'a, 'b> = ChartContext<'a, SVGBackend<'b>, Cartesian2d<RangedCoordu64, RangedCoordf64>>;
 
 #[derive(Deserialize)]
 struct StepPoint {

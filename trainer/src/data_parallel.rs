@@ -63,8 +63,9 @@ impl DataParallel {
             gradient.copy_(&bucket.narrow(0, offset, length).view_as(gradient));
             offset += length;
         }
-        let tail: Vec<f32> = Vec::try_from(bucket.narrow(0, offset, NUM_SUMS).to_device(tch::Device::Cpu))
-            .unwrap_or_else(|_| vec![f32::NAN; NUM_SUMS as usize]);
+        let tail: Vec<f32> =
+            Vec::try_from(bucket.narrow(0, offset, NUM_SUMS).to_device(tch::Device::Cpu))
+                .unwrap_or_else(|_| vec![f32::NAN; NUM_SUMS as usize]);
         Ok(StepSums {
             loss_mask: f64::from(tail[0]),
             loss_dice: f64::from(tail[1]),

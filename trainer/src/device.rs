@@ -18,9 +18,11 @@ pub fn device(wanted: Option<&str>, rank_env: Option<&RankEnv>) -> Result<Device
             let index = rank_env.map_or(0, |env| env.local_rank);
             let found = usize::try_from(Cuda::device_count()).unwrap_or(0);
             if !Cuda::is_available() || found == 0 {
-                return Err("CUDA was asked for, but libtorch sees no GPU: on a machine with GPUs \
+                return Err(
+                    "CUDA was asked for, but libtorch sees no GPU: on a machine with GPUs \
                      run `make setup-cuda` and rebuild; to train on CPU use `launch --procs N`"
-                    .into());
+                        .into(),
+                );
             }
             if index >= found {
                 return Err(format!(

@@ -182,11 +182,9 @@ fn score(logits: Option<&Tensor>, index: usize, sample: &EvalSample, ratio: f64)
 }
 
 /// All ranks' scores in row order.
-fn gather(
-    context: &EvalContext<'_>,
-    scores: &[ImageScore],
-) -> Result<Vec<ImageScore>, TrainError> {
-    let own = serde_json::to_vec(scores).map_err(|error| TrainError::Internal(error.to_string()))?;
+fn gather(context: &EvalContext<'_>, scores: &[ImageScore]) -> Result<Vec<ImageScore>, TrainError> {
+    let own =
+        serde_json::to_vec(scores).map_err(|error| TrainError::Internal(error.to_string()))?;
     let mut images: Vec<ImageScore> = Vec::new();
     for part in context.data_parallel.all_gather_bytes(&own, context.device)? {
         let part: Vec<ImageScore> = serde_json::from_slice(&part)
@@ -211,12 +209,8 @@ fn summarise(images: &[ImageScore]) -> Vec<SetScore> {
 }
 
 fn mean<'a>(set: &str, images: impl Iterator<Item = &'a ImageScore>) -> SetScore {
-    let mut total = SetScore {
-        set: set.to_owned(),
-        images: 0,
-        sam: Score::default(),
-        hq: Score::default(),
-    };
+    let mut total =
+        SetScore { set: set.to_owned(), images: 0, sam: Score::default(), hq: Score::default() };
     for image in images {
         total.images += 1;
         for (sum, score) in [(&mut total.sam, image.sam), (&mut total.hq, image.hq)] {
@@ -243,7 +237,8 @@ impl EvalReport {
     #[must_use]
     pub fn table(&self) -> String {
         let mut lines = vec![
-            "| set | images | SAM mIoU | HQ-SAM mIoU | gain | SAM mBIoU | HQ-SAM mBIoU | gain |".to_owned(),
+            "| set | images | SAM mIoU | HQ-SAM mIoU | gain | SAM mBIoU | HQ-SAM mBIoU | gain |"
+                .to_owned(),
             "|---|---:|---:|---:|---:|---:|---:|---:|".to_owned(),
         ];
         for set in &self.sets {

@@ -75,8 +75,9 @@ fn compare(written: &StateDict, read: &StateDict, path: &Path) -> Result<(), Exp
         }
         // Bits, not values: NaN must survive too.
         let on_cpu = tensor.to_device(tch::Device::Cpu).contiguous();
-        let equal = on_cpu.equal(back) || on_cpu.isnan().equal(&back.isnan())
-            && on_cpu.nan_to_num(0.0, None, None).equal(&back.nan_to_num(0.0, None, None));
+        let equal = on_cpu.equal(back)
+            || on_cpu.isnan().equal(&back.isnan())
+                && on_cpu.nan_to_num(0.0, None, None).equal(&back.nan_to_num(0.0, None, None));
         if !equal {
             return Err(differs(name, "other values".into()));
         }

@@ -87,7 +87,8 @@ impl FeatureCache {
 
     /// A cache that cannot be written costs time, not the run.
     fn write(&self, path: &Path, features: &ImageFeatures) {
-        let bf16 = |tensor: &Tensor| tensor.contiguous().to_kind(Kind::BFloat16).to_device(Device::Cpu);
+        let bf16 =
+            |tensor: &Tensor| tensor.contiguous().to_kind(Kind::BFloat16).to_device(Device::Cpu);
         let tensors = [
             (IMAGE_EMBEDDINGS, bf16(&features.image_embeddings.permute([0, 2, 3, 1]))),
             (INTERM_EMBEDDINGS, bf16(&features.interm_embeddings)),
@@ -103,7 +104,10 @@ impl FeatureCache {
         match written {
             Ok(()) => self.bytes_left.set(self.bytes_left.get() - bytes),
             Err(error) => {
-                tracing::warn!("feature cache {}: {error}; it is only read from now on", path.display());
+                tracing::warn!(
+                    "feature cache {}: {error}; it is only read from now on",
+                    path.display()
+                );
                 self.bytes_left.set(0);
             }
         }
@@ -135,7 +139,9 @@ fn rounded(features: &ImageFeatures) -> ImageFeatures {
 }
 
 fn concatenate(parts: &[ImageFeatures]) -> ImageFeatures {
-    let of = |field: fn(&ImageFeatures) -> &Tensor| Tensor::cat(&parts.iter().map(field).collect::<Vec<_>>(), 0);
+    let of = |field: fn(&ImageFeatures) -> &Tensor| {
+        Tensor::cat(&parts.iter().map(field).collect::<Vec<_>>(), 0)
+    };
     ImageFeatures {
         image_embeddings: of(|features| &features.image_embeddings),
         interm_embeddings: of(|features| &features.interm_embeddings),

@@ -8,6 +8,7 @@
 //!
 //! [`step`] is one optimiser step from top to bottom, [`train`] the loop around it.
 
+pub mod allocator;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;

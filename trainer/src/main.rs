@@ -2,11 +2,16 @@
 
 mod cli;
 
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use clap::Parser;
 
 fn main() -> ExitCode {
+    if let Some(mut command) = trainer::allocator::restart_with_settings() {
+        // Only returns when this process could not be replaced; then it goes on as it is.
+        let _ = command.exec();
+    }
     // One line per failure: tensor operations of tch panic with libtorch's own message, whose
     // first line is what a user needs.
     std::panic::set_hook(Box::new(|info| tracing::debug!("{info}")));

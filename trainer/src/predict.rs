@@ -117,7 +117,12 @@ pub fn predict(
 }
 
 /// Logits at the original resolution: to the input size, without the padding, to the original.
-fn postprocess(logits: &Tensor, img_size: usize, input: &RgbRaster, original: &RgbRaster) -> Tensor {
+fn postprocess(
+    logits: &Tensor,
+    img_size: usize,
+    input: &RgbRaster,
+    original: &RgbRaster,
+) -> Tensor {
     let side = img_size as i64;
     logits
         .upsample_bilinear2d([side, side], false, None, None)
@@ -201,9 +206,7 @@ fn resize_longest_side(image: &RgbRaster, img_size: usize) -> Result<RgbRaster, 
     let mut target = fir::images::Image::new(width as u32, height as u32, fir::PixelType::U8x3);
     let options = fir::ResizeOptions::new()
         .resize_alg(fir::ResizeAlg::Convolution(fir::FilterType::Bilinear));
-    fir::Resizer::new()
-        .resize(&source, &mut target, &options)
-        .map_err(|error| problem(&error))?;
+    fir::Resizer::new().resize(&source, &mut target, &options).map_err(|error| problem(&error))?;
     Ok(RgbRaster { height, width, pixels: target.into_vec() })
 }
 

@@ -95,8 +95,8 @@ pub fn load_frozen_sam(config: &TrainConfig, device: Device) -> Result<(SamHq, S
     }
     let model = SamHq::from_state(&encoder, loaded.state, HqInit::Fresh { seed }, device)
         .map_err(|error| in_file(path, &error))?;
-    let sha256 = file_sha256(path)
-        .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+    let sha256 =
+        file_sha256(path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
     Ok((model, sha256))
 }
 
@@ -161,7 +161,9 @@ fn open_run(run_dir: &Path, device: Device) -> Result<OpenModel, RunError> {
     let (model, sam_sha256) = load_frozen_sam(&config, device)?;
     let refuse = |problem| RunError::NotUsable { path: newest.clone(), problem };
     if checkpoint.info.sam_sha256 != sam_sha256 {
-        return Err(refuse("was trained on another SAM checkpoint than model.checkpoint is now".into()));
+        return Err(refuse(
+            "was trained on another SAM checkpoint than model.checkpoint is now".into(),
+        ));
     }
     load_hq_parameters(&model, &checkpoint.hq_parameters).map_err(refuse)?;
     let encoder = config.model.encoder.resolve().map_err(|e| refuse(e.to_string()))?;

@@ -84,16 +84,34 @@ impl RunLog {
         self.bar.reset_eta();
     }
 
-    /// Tells where training goes on.
-    pub fn resumed(&self, path: &Path, position: &Position) {
-        if self.is_rank_zero() {
-            tracing::info!(
-                epoch = position.epoch,
-                step = position.step,
-                "resuming from {}",
-                path.display()
-            );
+    /// Tells where training goes on, and drops the lines of steps that are done again.
+    ///
+    /// # Errors
+    /// A log that cannot be rewritten.
+    pub fn resumed(
+        &mut self,
+        checkpoint: &Path,
+        position: &Position,
+        global_step: u64,
+    ) -> Result<(), TrainError> {
+        if !self.is_rank_zero() {
+            return Ok(());
         }
+        tracing::info!(
+            epoch = position.epoch,
+            step = position.step,
+            "resuming from {}",
+            checkpoint.display()
+        );
+        for name in ["steps.jsonl", "eval.jsonl"] {
+            let path = self.folder.join(name);
+            keep_lines_until(&path, global_step)
+                .map_err(|source| TrainError::Io { path, source })?;
+        }
+        let path = self.folder.join("steps.jsonl");
+        let steps = OpenOptions::new().append(true).open(&path);
+        self.steps = Some(steps.map_err(|source| TrainError::Io { path, source })?);
+        Ok(())
     }
 
     /// Records a step. A line that cannot be written is worth a warning, not the run.
@@ -102,7 +120,12 @@ impl RunLog {
         self.bar.set_position(self.bar.position() + 1);
         self.bar.set_message(format!(
             "epoch {}, loss {:.4} (mask {:.4}, dice {:.4}), lr {:.0e}, {:.2} img/s",
-            line.epoch + 1, line.loss, line.loss_mask, line.loss_dice, line.lr, line.images_per_second
+            line.epoch + 1,
+            line.loss,
+            line.loss_mask,
+            line.loss_dice,
+            line.lr,
+            line.images_per_second
         ));
         let written = serde_json::to_string(line)
             .map_err(std::io::Error::other)
@@ -184,6 +207,24 @@ impl RunLog {
     }
 }
 
+/// Rewrites a log without the lines after `global_step` and without a torn last line.
+fn keep_lines_until(path: &Path, global_step: u64) -> std::io::Result<()> {
+    if !path.exists() {
+        return Ok(());
+    }
+    let is_kept = |line: &&str| {
+        serde_json::from_str::<serde_json::Value>(line)
+            .ok()
+            .and_then(|value| value["global_step"].as_u64())
+            .is_some_and(|step| step <= global_step)
+    };
+    let text = std::fs::read_to_string(path)?;
+    let kept: String = text.lines().filter(is_kept).flat_map(|line| [line, "\n"]).collect();
+    let staged = path.with_extension("jsonl.tmp");
+    std::fs::write(&staged, kept)?;
+    std::fs::rename(staged, path)
+}
+
 /// A progress bar over images.
 #[must_use]
 pub fn evaluation_bar(split: &str, images: u64) -> ProgressBar {
@@ -207,4 +248,20 @@ pub fn write_report(folder: &Path, name: &str, report: &EvalReport) -> Result<()
         .map_err(|error| TrainError::Internal(error.to_string()))?;
     std::fs::write(folder.join(format!("{name}.json")), json).map_err(io)?;
     std::fs::write(folder.join(format!("{name}.md")), report.table() + "\n").map_err(io)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_done_again_are_not_logged_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("steps.jsonl");
+        let lines: String = (1..=4).map(|step| format!("{{\"global_step\":{step}}}\n")).collect();
+        std::fs::write(&path, lines + "{\"global_st").unwrap();
+        keep_lines_until(&path, 2).unwrap();
+        let kept = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(kept, "{\"global_step\":1}\n{\"global_step\":2}\n");
+    }
 }

@@ -68,7 +68,8 @@ pub fn train_step(
     for (_, parameter) in &mut context.hq_parameters {
         parameter.zero_grad();
     }
-    let mut sums = StepSums { stop_requests: f64::from(u8::from(stop_requested)), ..Default::default() };
+    let mut sums =
+        StepSums { stop_requests: f64::from(u8::from(stop_requested)), ..Default::default() };
     let (mut encode, mut decode) = (Duration::ZERO, Duration::ZERO);
     let local = batch.sample_ids.len();
     for from in (0..local).step_by(context.micro_batch) {
@@ -124,8 +125,7 @@ fn forward_backward(
     let features = encode_batch(context, batch, from, to, &tensors.images_u8_bhwc);
     let encode = started.elapsed();
 
-    let mut micro =
-        MicroBatch { loss_mask: 0.0, loss_dice: 0.0, encode, decode: Duration::ZERO };
+    let mut micro = MicroBatch { loss_mask: 0.0, loss_dice: 0.0, encode, decode: Duration::ZERO };
     for group in group_prompts(&batch.prompts[from..to], context.device) {
         let indices: Vec<i64> = group.indices.iter().map(|&index| index as i64).collect();
         let sample_ids: Vec<&str> =
@@ -133,8 +133,7 @@ fn forward_backward(
         let points =
             draw_loss_points(&context.loss, context.seed, batch.epoch, &sample_ids, context.device);
         let prompts = context.model.embed_prompts(&group.prompts);
-        let decoded =
-            context.model.decode(&features.select(&indices), &prompts, DecodeOutput::Hq);
+        let decoded = context.model.decode(&features.select(&indices), &prompts, DecodeOutput::Hq);
         let Some(hq_logits) = decoded.hq_logits else { continue };
         let index = Tensor::from_slice(&indices).to_device(context.device);
         let target = tensors.target_b1hw.index_select(0, &index);

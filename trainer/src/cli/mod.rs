@@ -166,9 +166,10 @@ fn run_eval(arguments: &EvalArguments, device: Device) -> Result<()> {
         };
         let report = evaluate(&context, &dataset, split, &section, arguments.threads)?;
         context.progress.finish_and_clear();
-        let folder = arguments.output.clone().or_else(|| {
-            arguments.model.is_dir().then(|| arguments.model.join("eval"))
-        });
+        let folder = arguments
+            .output
+            .clone()
+            .or_else(|| arguments.model.is_dir().then(|| arguments.model.join("eval")));
         if let Some(folder) = folder {
             write_report(&folder, split, &report)?;
         }

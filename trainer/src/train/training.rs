@@ -1,20 +1,17 @@
-//! The training loop: batches in, checkpoints and logs out.
+//! What lives from the first step to the last: the model, the ranks, the position, the log.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use c10d::{Backend, C10dError, ProcessGroup};
-use dataset::augment::LargeScaleJitter;
+use c10d::{Backend, ProcessGroup};
 use dataset::order::World;
-use dataset::prompt::PromptRecipe;
-use launch::rank_env::RankEnv;
-use pipeline::{Dataset, Position, StreamError, TrainRecipe, TrainStream};
+use pipeline::{Batch, Dataset, Position};
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
-use crate::checkpoint::{self, CHECKPOINT_VERSION, Checkpoint, CheckpointError, CheckpointInfo};
+use super::{TrainError, TrainOptions};
+use crate::checkpoint::{self, CHECKPOINT_VERSION, Checkpoint, CheckpointInfo};
 use crate::config::TrainConfig;
 use crate::data_parallel::DataParallel;
 use crate::evaluate::{EvalContext, EvalReport, evaluate};
@@ -22,181 +19,29 @@ use crate::feature_cache::FeatureCache;
 use crate::loss::LossConfig;
 use crate::model::{EncoderConfig, SamHq, StateDict};
 use crate::optim::{Adam, AdamConfig};
-use crate::run::{CONFIG_FILE, RunError, load_frozen_sam, load_hq_parameters};
-use crate::run_log::RunLog;
-use crate::step::{StepContext, StepReport, train_step};
-
-/// Why training ended early.
-#[derive(Debug, thiserror::Error)]
-pub enum TrainError {
-    /// A setting that cannot work.
-    #[error("{0}")]
-    Config(String),
-    /// A loss or gradient that is not a number; nothing was updated.
-    #[error(
-        "not finite in epoch {epoch}, step {step}: loss_mask {loss_mask}, loss_dice {loss_dice}, \
-         gradient norm {grad_norm}; samples of this rank: {}", sample_ids.join(", ")
-    )]
-    NotFinite {
-        /// Epoch, from 0.
-        epoch: u64,
-        /// Step within the epoch.
-        step: u64,
-        /// Mask loss.
-        loss_mask: f64,
-        /// Dice loss.
-        loss_dice: f64,
-        /// Gradient norm.
-        grad_norm: f64,
-        /// This rank's samples of the step.
-        sample_ids: Vec<String>,
-    },
-    /// Ranks that should hold the same bits do not.
-    #[error("{0}")]
-    Diverged(String),
-    /// A collective failed.
-    #[error(transparent)]
-    Collective(#[from] C10dError),
-    /// A sample could not be read.
-    #[error(transparent)]
-    Stream(#[from] StreamError),
-    /// A checkpoint could not be read or written.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The model could not be put together.
-    #[error(transparent)]
-    Run(#[from] RunError),
-    /// The run's folder could not be written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// File or folder.
-        path: PathBuf,
-        /// Cause.
-        source: std::io::Error,
-    },
-    /// A bug of ours.
-    #[error("internal error: {0}")]
-    Internal(String),
-}
-
-/// How to train, besides what.
-pub struct TrainOptions {
-    /// Go on from the newest checkpoint of the run's folder.
-    pub resume: bool,
-    /// Where this rank's tensors live.
-    pub device: Device,
-    /// This rank's place, if a launcher started it.
-    pub rank_env: Option<RankEnv>,
-    /// Set when the run should save and stop after the current step.
-    pub stop: Arc<AtomicBool>,
-}
-
-/// How training ended.
-pub enum Outcome {
-    /// All epochs are done.
-    Finished {
-        /// Reports of the last evaluation.
-        reports: Vec<EvalReport>,
-    },
-    /// Stopped on request with everything saved.
-    Stopped {
-        /// Where to resume from.
-        checkpoint: PathBuf,
-    },
-}
-
-/// Trains as `config` says.
-///
-/// # Errors
-/// See [`TrainError`]; whatever was saved before stays.
-pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, TrainError> {
-    let mut training = Training::start(config, options)?;
-    let start = training.position;
-    let recipe = train_recipe(config, training.img_size);
-    let mut stream = TrainStream::new(
-        Arc::clone(&training.dataset),
-        recipe,
-        training.world,
-        start,
-        config.train.epochs,
-    )?;
-    let steps_per_epoch = stream.steps_per_epoch();
-    if steps_per_epoch == 0 {
-        return Err(TrainError::Config(format!(
-            "split `{}` has fewer samples than train.global_batch = {}",
-            config.data.split, config.train.global_batch
-        )));
-    }
-    training.log.start(&training.position, steps_per_epoch, config.train.epochs);
-
-    let mut reports = Vec::new();
-    loop {
-        let waiting = Instant::now();
-        let Some(batch) = stream.next_batch()? else { break };
-        let data_wait = waiting.elapsed();
-        let lr = config.train.lr_at(batch.epoch);
-        let stepping = Instant::now();
-        let stop = options.stop.load(Ordering::Relaxed);
-        let report = train_step(&mut training.context, &batch, lr, stop)?;
-        training.advance(batch.epoch, batch.step, steps_per_epoch);
-        training.log_step(&batch, &report, lr, data_wait, stepping.elapsed());
-
-        let epoch_ended = training.position.step == 0;
-        if epoch_ended || report.stop {
-            let path = training.save()?;
-            if report.stop && training.position.epoch < config.train.epochs {
-                training.log.stopped(&path);
-                return Ok(Outcome::Stopped { checkpoint: path });
-            }
-        }
-        if epoch_ended && training.evaluation_is_due() {
-            reports = training.evaluate()?;
-        }
-    }
-    training.log.finish();
-    Ok(Outcome::Finished { reports })
-}
-
-fn train_recipe(config: &TrainConfig, img_size: usize) -> TrainRecipe {
-    TrainRecipe {
-        split: config.data.split.clone(),
-        seed: config.train.seed,
-        global_batch: config.train.global_batch,
-        flip_probability: config.augment.flip_probability,
-        jitter: match config.augment.scale_range.as_slice() {
-            [low, high] => {
-                Some(LargeScaleJitter { output_size: img_size, scale_range: [*low, *high] })
-            }
-            _ => None,
-        },
-        output_size: img_size,
-        prompts: PromptRecipe {
-            kinds: config.prompt.kinds.clone(),
-            num_points: config.prompt.num_points,
-        },
-        min_foreground_pixels: config.augment.min_foreground_pixels,
-        augment_copies: config.augment.copies,
-        threads: config.data.threads,
-        prefetch_batches: config.data.prefetch_batches,
-    }
-}
+use crate::run::{CONFIG_FILE, load_frozen_sam, load_hq_parameters};
+use crate::run_log::{RunLog, StepLine};
+use crate::step::{StepContext, StepReport};
 
 /// Everything that lives from the first step to the last.
-struct Training<'a> {
+pub(super) struct Training<'a> {
     config: &'a TrainConfig,
-    context: StepContext,
-    dataset: Arc<Dataset>,
-    world: World,
-    img_size: usize,
-    position: Position,
+    pub(super) context: StepContext,
+    pub(super) dataset: Arc<Dataset>,
+    pub(super) world: World,
+    pub(super) img_size: usize,
+    pub(super) position: Position,
     global_step: u64,
     data_sha256: String,
     sam_sha256: String,
-    log: RunLog,
+    pub(super) log: RunLog,
 }
 
 impl<'a> Training<'a> {
-    fn start(config: &'a TrainConfig, options: &TrainOptions) -> Result<Self, TrainError> {
+    pub(super) fn start(
+        config: &'a TrainConfig,
+        options: &TrainOptions,
+    ) -> Result<Self, TrainError> {
         let encoder = config.model.encoder.resolve()?;
         let (world, data_parallel) = join_ranks(config, options)?;
         let dataset = Arc::new(Dataset::open(&config.data.path)?);
@@ -268,7 +113,7 @@ impl<'a> Training<'a> {
         self.context.hq_parameters.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect()
     }
 
-    fn resume_from(&mut self, path: &std::path::Path) -> Result<(), TrainError> {
+    fn resume_from(&mut self, path: &Path) -> Result<(), TrainError> {
         let Checkpoint { info, hq_parameters, adam } = checkpoint::load(path)?;
         let train = &self.config.train;
         let checks = [
@@ -287,13 +132,13 @@ impl<'a> Training<'a> {
         }
         load_hq_parameters(&self.context.model, &hq_parameters)
             .map_err(|problem| TrainError::Config(format!("{}: {problem}", path.display())))?;
-        self.context.optimizer.load_state(&adam).map_err(|problem| {
-            TrainError::Config(format!("{}: {problem}", path.display()))
-        })?;
+        self.context
+            .optimizer
+            .load_state(&adam)
+            .map_err(|problem| TrainError::Config(format!("{}: {problem}", path.display())))?;
         self.position = Position { epoch: info.epoch, step: info.step };
         self.global_step = info.global_step;
-        self.log.resumed(path, &self.position);
-        Ok(())
+        self.log.resumed(path, &self.position, self.global_step)
     }
 
     fn write_config(&self) -> Result<(), TrainError> {
@@ -305,7 +150,7 @@ impl<'a> Training<'a> {
         std::fs::write(&path, text).map_err(|source| TrainError::Io { path, source })
     }
 
-    fn advance(&mut self, epoch: u64, step: u64, steps_per_epoch: u64) {
+    pub(super) fn advance(&mut self, epoch: u64, step: u64, steps_per_epoch: u64) {
         self.global_step += 1;
         self.position = if step + 1 == steps_per_epoch {
             Position { epoch: epoch + 1, step: 0 }
@@ -315,7 +160,7 @@ impl<'a> Training<'a> {
     }
 
     /// Proves that the ranks hold the same bits, then rank 0 writes a checkpoint.
-    fn save(&self) -> Result<PathBuf, TrainError> {
+    pub(super) fn save(&self) -> Result<PathBuf, TrainError> {
         self.agree_on_parameters(&format!("after step {}", self.global_step))?;
         let info = CheckpointInfo {
             version: CHECKPOINT_VERSION,
@@ -344,14 +189,14 @@ impl<'a> Training<'a> {
         Ok(path)
     }
 
-    fn evaluation_is_due(&self) -> bool {
+    pub(super) fn evaluation_is_due(&self) -> bool {
         let (epoch, eval) = (self.position.epoch, &self.config.eval);
         let last = epoch == self.config.train.epochs;
         !eval.splits.is_empty()
             && (last || (eval.every_epochs > 0 && epoch % eval.every_epochs == 0))
     }
 
-    fn evaluate(&mut self) -> Result<Vec<EvalReport>, TrainError> {
+    pub(super) fn evaluate(&mut self) -> Result<Vec<EvalReport>, TrainError> {
         let mut reports = Vec::new();
         for split in &self.config.eval.splits {
             let rows = self.dataset.num_samples(split)?;
@@ -365,23 +210,22 @@ impl<'a> Training<'a> {
                 progress: self.log.evaluation_bar(split, rows / self.world.world_size as u64),
             };
             let threads = self.config.data.threads;
-            let report =
-                evaluate(&context, &self.dataset, split, &self.config.eval, threads)?;
+            let report = evaluate(&context, &self.dataset, split, &self.config.eval, threads)?;
             self.log.evaluated(self.position.epoch, self.global_step, &report)?;
             reports.push(report);
         }
         Ok(reports)
     }
 
-    fn log_step(
+    pub(super) fn log_step(
         &mut self,
-        batch: &pipeline::Batch,
+        batch: &Batch,
         report: &StepReport,
         lr: f64,
         data_wait: Duration,
         step: Duration,
     ) {
-        self.log.step(&crate::run_log::StepLine {
+        self.log.step(&StepLine {
             epoch: batch.epoch,
             step: batch.step,
             global_step: self.global_step,
@@ -474,10 +318,7 @@ fn open_feature_cache(
 }
 
 /// The checkpoint to go on from; a folder that already holds a run is refused without `--resume`.
-fn newest_checkpoint(
-    config: &TrainConfig,
-    resume: bool,
-) -> Result<Option<PathBuf>, TrainError> {
+fn newest_checkpoint(config: &TrainConfig, resume: bool) -> Result<Option<PathBuf>, TrainError> {
     let newest = checkpoint::list(&config.output)?.pop();
     match (&newest, resume) {
         (Some(path), false) => Err(TrainError::Config(format!(

@@ -1,0 +1,177 @@
+//! The training loop: batches in, checkpoints and logs out.
+
+mod training;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use c10d::C10dError;
+use dataset::augment::LargeScaleJitter;
+use dataset::prompt::PromptRecipe;
+use launch::rank_env::RankEnv;
+use pipeline::{StreamError, TrainRecipe, TrainStream};
+use tch::Device;
+
+use self::training::Training;
+use crate::checkpoint::CheckpointError;
+use crate::config::TrainConfig;
+use crate::evaluate::EvalReport;
+use crate::run::RunError;
+use crate::step::train_step;
+
+/// Why training ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A setting that cannot work.
+    #[error("{0}")]
+    Config(String),
+    /// A loss or gradient that is not a number; nothing was updated.
+    #[error(
+        "not finite in epoch {epoch}, step {step}: loss_mask {loss_mask}, loss_dice {loss_dice}, \
+         gradient norm {grad_norm}; samples of this rank: {}", sample_ids.join(", ")
+    )]
+    NotFinite {
+        /// Epoch, from 0.
+        epoch: u64,
+        /// Step within the epoch.
+        step: u64,
+        /// Mask loss.
+        loss_mask: f64,
+        /// Dice loss.
+        loss_dice: f64,
+        /// Gradient norm.
+        grad_norm: f64,
+        /// This rank's samples of the step.
+        sample_ids: Vec<String>,
+    },
+    /// Ranks that should hold the same bits do not.
+    #[error("{0}")]
+    Diverged(String),
+    /// A collective failed.
+    #[error(transparent)]
+    Collective(#[from] C10dError),
+    /// A sample could not be read.
+    #[error(transparent)]
+    Stream(#[from] StreamError),
+    /// A checkpoint could not be read or written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The model could not be put together.
+    #[error(transparent)]
+    Run(#[from] RunError),
+    /// The run's folder could not be written.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// File or folder.
+        path: PathBuf,
+        /// Cause.
+        source: std::io::Error,
+    },
+    /// A bug of ours.
+    #[error("internal error: {0}")]
+    Internal(String),
+}
+
+/// How to train, besides what.
+pub struct TrainOptions {
+    /// Go on from the newest checkpoint of the run's folder.
+    pub resume: bool,
+    /// Where this rank's tensors live.
+    pub device: Device,
+    /// This rank's place, if a launcher started it.
+    pub rank_env: Option<RankEnv>,
+    /// Set when the run should save and stop after the current step.
+    pub stop: Arc<AtomicBool>,
+}
+
+/// How training ended.
+pub enum Outcome {
+    /// All epochs are done.
+    Finished {
+        /// Reports of the last evaluation.
+        reports: Vec<EvalReport>,
+    },
+    /// Stopped on request with everything saved.
+    Stopped {
+        /// Where to resume from.
+        checkpoint: PathBuf,
+    },
+}
+
+/// Trains as `config` says.
+///
+/// # Errors
+/// See [`TrainError`]; whatever was saved before stays.
+pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, TrainError> {
+    let mut training = Training::start(config, options)?;
+    let start = training.position;
+    let recipe = train_recipe(config, training.img_size);
+    let mut stream = TrainStream::new(
+        Arc::clone(&training.dataset),
+        recipe,
+        training.world,
+        start,
+        config.train.epochs,
+    )?;
+    let steps_per_epoch = stream.steps_per_epoch();
+    if steps_per_epoch == 0 {
+        return Err(TrainError::Config(format!(
+            "split `{}` has fewer samples than train.global_batch = {}",
+            config.data.split, config.train.global_batch
+        )));
+    }
+    training.log.start(&training.position, steps_per_epoch, config.train.epochs);
+
+    let mut reports = Vec::new();
+    loop {
+        let waiting = Instant::now();
+        let Some(batch) = stream.next_batch()? else { break };
+        let data_wait = waiting.elapsed();
+        let lr = config.train.lr_at(batch.epoch);
+        let stepping = Instant::now();
+        let stop = options.stop.load(Ordering::Relaxed);
+        let report = train_step(&mut training.context, &batch, lr, stop)?;
+        training.advance(batch.epoch, batch.step, steps_per_epoch);
+        training.log_step(&batch, &report, lr, data_wait, stepping.elapsed());
+
+        let epoch_ended = training.position.step == 0;
+        if epoch_ended || report.stop {
+            let path = training.save()?;
+            if report.stop && training.position.epoch < config.train.epochs {
+                training.log.stopped(&path);
+                return Ok(Outcome::Stopped { checkpoint: path });
+            }
+        }
+        if epoch_ended && training.evaluation_is_due() {
+            reports = training.evaluate()?;
+        }
+    }
+    training.log.finish();
+    Ok(Outcome::Finished { reports })
+}
+
+fn train_recipe(config: &TrainConfig, img_size: usize) -> TrainRecipe {
+    TrainRecipe {
+        split: config.data.split.clone(),
+        seed: config.train.seed,
+        global_batch: config.train.global_batch,
+        flip_probability: config.augment.flip_probability,
+        jitter: match config.augment.scale_range.as_slice() {
+            [low, high] => {
+                Some(LargeScaleJitter { output_size: img_size, scale_range: [*low, *high] })
+            }
+            _ => None,
+        },
+        output_size: img_size,
+        prompts: PromptRecipe {
+            kinds: config.prompt.kinds.clone(),
+            num_points: config.prompt.num_points,
+        },
+        min_foreground_pixels: config.augment.min_foreground_pixels,
+        augment_copies: config.augment.copies,
+        threads: config.data.threads,
+        prefetch_batches: config.data.prefetch_batches,
+    }
+}
