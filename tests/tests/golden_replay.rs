@@ -259,8 +259,7 @@ impl Golden {
             ("hq_logits_256", only),
             ("sam_logits_256", sam),
             ("sam_best_of_3_logits_256", best.sam_logits.unwrap()),
-            // Recorded with the best of three, as the shape (1, 1) alone does not tell.
-            ("iou_predictions", best.iou_predictions.unwrap()),
+            ("iou_predictions", single.iou_predictions.unwrap()),
         ];
         let near = |(part, found): &(&str, Tensor)| {
             self.near(&format!("{name}.{part}"), found, of(part), FORWARD)
