@@ -99,34 +99,40 @@ impl Adam {
         }
     }
 
-    /// Goes on from `state`, whose names, order and shapes must be those of the parameters.
+    /// Goes on from `state`, whose names and shapes must be those of the parameters, in any order.
     pub fn load_state(&mut self, state: &AdamState) -> Result<(), OptimError> {
-        for moments in [&state.exp_avg, &state.exp_avg_sq] {
-            self.check(moments)?;
-        }
-        let copied = |moments: &[(String, Tensor)], params: &[(String, Tensor)]| {
-            let pairs = moments.iter().zip(params);
-            pairs.map(|((_, moment), (_, param))| moment.to_device(param.device()).copy()).collect()
-        };
-        self.exp_avg = copied(&state.exp_avg, &self.params);
-        self.exp_avg_sq = copied(&state.exp_avg_sq, &self.params);
+        let exp_avg = self.matching(&state.exp_avg)?;
+        self.exp_avg_sq = self.matching(&state.exp_avg_sq)?;
+        self.exp_avg = exp_avg;
         self.step = state.step;
         Ok(())
     }
 
-    fn check(&self, moments: &[(String, Tensor)]) -> Result<(), OptimError> {
-        let described = |entry: Option<&(String, Tensor)>| match entry {
-            Some((name, tensor)) => format!("{name} {:?}", tensor.size()),
-            None => "nothing".to_string(),
-        };
-        for index in 0..self.params.len().max(moments.len()) {
-            let expected = described(self.params.get(index));
-            let found = described(moments.get(index));
-            if expected != found {
-                return Err(OptimError::Parameter { expected, found });
-            }
+    /// Copies of the moments in the order of the parameters.
+    fn matching(&self, moments: &[(String, Tensor)]) -> Result<Vec<Tensor>, OptimError> {
+        let described = |name: &str, tensor: &Tensor| format!("{name} {:?}", tensor.size());
+        if let Some((name, tensor)) =
+            moments.iter().find(|(name, _)| !self.params.iter().any(|(param, _)| param == name))
+        {
+            let found = described(name, tensor);
+            return Err(OptimError::Parameter { expected: "nothing".into(), found });
         }
-        Ok(())
+        self.params
+            .iter()
+            .map(|(name, param)| {
+                let moment = moments.iter().find(|(other, _)| other == name);
+                match moment {
+                    Some((_, moment)) if moment.size() == param.size() => {
+                        Ok(moment.to_device(param.device()).copy())
+                    }
+                    other => Err(OptimError::Parameter {
+                        expected: described(name, param),
+                        found: other
+                            .map_or_else(|| "nothing".into(), |(name, tensor)| described(name, tensor)),
+                    }),
+                }
+            })
+            .collect()
     }
 }
 
