@@ -170,7 +170,7 @@ fn features() -> serde_json::Value {
     }}})
 }
 
-/// Rows as one batch of [`arrow_schema`].
+/// Rows as one batch of [`arrow_schema()`].
 ///
 /// # Errors
 /// [`SchemaError::TooLarge`] when images or masks exceed 2 GiB.
@@ -235,7 +235,7 @@ fn files(
     Ok(Arc::new(StructArray::try_new(file_fields(), columns, None)?))
 }
 
-/// The rows of a batch that has all columns of [`arrow_schema`], in any order; other columns are
+/// The rows of a batch that has all columns of [`arrow_schema()`], in any order; other columns are
 /// ignored.
 ///
 /// # Errors

@@ -41,6 +41,7 @@ fn reasons(discovery: &Discovery) -> Vec<(&str, &RejectReason)> {
 }
 
 /// Where the real collections lie, if this machine has them.
+#[expect(clippy::print_stdout, reason = "a skipped test says so")]
 fn raw_folder() -> Option<PathBuf> {
     let default = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared/raw");
     let folder = std::env::var_os("HQSAM_RAW_DIR").map_or(default, PathBuf::from);

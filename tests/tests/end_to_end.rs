@@ -15,6 +15,7 @@ path = "data"
 threads = 1
 [augment]
 scale_range = [0.5, 1.5]
+min_foreground_pixels = 16
 [prompt]
 kinds = ["box", "points"]
 [train]

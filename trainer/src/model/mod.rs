@@ -23,6 +23,8 @@ mod mask_decoder_hq;
 mod prompt_encoder;
 mod sam;
 mod spec;
+#[cfg(test)]
+mod tests;
 mod tiny_vit;
 mod two_way_transformer;
 

@@ -1,0 +1,105 @@
+//! The program itself: exit codes, messages, and what a kill leaves behind.
+
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use pipeline::Dataset;
+
+use crate::support::{Collection, contents};
+
+fn hqseg(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_hqseg"));
+    command.args(arguments).env("HQSEG_LOG", "warn");
+    command
+}
+
+fn run(arguments: &[&str]) -> (bool, String, String) {
+    let Output { status, stdout, stderr } = hqseg(arguments).output().unwrap();
+    (status.success(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
+}
+
+/// Writes `build.toml` for a collection, with shards so small that a build takes many.
+fn configuration(collection: &Collection) -> String {
+    let path = collection.output("build.toml");
+    let text = format!(
+        "output = {:?}\nshard_bytes = 20000\nthreads = 1\n\
+         [[source]]\nname = 'drawn'\nlayout = 'ecssd'\nroot = {:?}\n",
+        collection.output("out"),
+        collection.raw()
+    );
+    std::fs::write(&path, text).unwrap();
+    path.to_string_lossy().into_owned()
+}
+
+/// Starts a build and waits until it has finished its first shards.
+fn started(collection: &Collection, config: &str) -> Child {
+    let child =
+        hqseg(&["build", config]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let second = collection.output("out").join(".staging/train-00001.json");
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while !second.exists() {
+        assert!(Instant::now() < deadline, "the build wrote no shard");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    child
+}
+
+#[test]
+fn a_killed_build_leaves_no_data_set_and_the_next_one_goes_on() {
+    let collection = Collection::new(160);
+    let config = configuration(&collection);
+    let mut child = started(&collection, &config);
+    // A second build of the same folder waits for nobody: it says why it cannot start.
+    let (succeeded, _, stderr) = run(&["build", &config]);
+    assert!(!succeeded && stderr.contains("another hqseg build is writing there"), "{stderr}");
+    // SIGKILL: no handler runs.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let output = collection.output("out");
+    assert!(!output.join("manifest.json").exists(), "the build was over before it was killed");
+    let message = Dataset::open(&output.to_string_lossy()).err().unwrap().to_string();
+    assert!(message.contains("no manifest.json"), "{message}");
+
+    let (succeeded, stdout, stderr) = run(&["build", &config]);
+    assert!(succeeded && stdout.contains("160 rows"), "{stdout}{stderr}");
+    assert!(!stdout.contains(" 0 shards reused"), "{stdout}");
+    let fresh = collection.output("fresh").to_string_lossy().into_owned();
+    assert!(run(&["build", &config, "--output", &fresh]).0);
+    assert!(contents(&output) == contents(&collection.output("fresh")));
+    assert!(run(&["build", &config]).1.ends_with("up to date\n"));
+    let (succeeded, stdout, _) = run(&["verify", &config]);
+    assert!(succeeded && stdout.ends_with("shards as the manifest says\n"), "{stdout}");
+}
+
+#[test]
+fn a_mistake_is_one_line_and_exit_code_one() {
+    let collection = Collection::new(2);
+    let config = configuration(&collection);
+    for (arguments, expected) in [
+        (
+            vec!["build", &config, "--set", "outptu=x"],
+            "unknown key `outptu`; did you mean `output`?",
+        ),
+        (vec!["build", &config, "--set", "source.drawn.root=no/such"], "no/such is not a folder"),
+        (vec!["inspect", "no/such/set"], "no such folder"),
+        (vec!["verify", &config], "no such folder"),
+    ] {
+        let output = hqseg(&arguments).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        assert!(stderr.starts_with("error: ") && stderr.contains(expected), "{stderr}");
+        assert_eq!(stderr.lines().count(), 1, "{stderr}");
+    }
+    assert_eq!(hqseg(&["build"]).output().unwrap().status.code(), Some(2));
+}
+
+#[test]
+fn raw_folders_build_without_a_configuration() {
+    let collection = Collection::new(10);
+    let (raw, output) = (collection.raw(), collection.output("auto"));
+    let (raw, output) = (raw.to_string_lossy(), output.to_string_lossy());
+    let (succeeded, stdout, stderr) = run(&["build", "--auto", &raw, "--output", &output]);
+    assert!(succeeded && stdout.contains("train 8, val 2"), "{stdout}{stderr}");
+    let (_, stdout, _) = run(&["inspect", &output, "--row", "1"]);
+    assert!(stdout.contains("row 1 of train: ECSSD/"), "{stdout}");
+}

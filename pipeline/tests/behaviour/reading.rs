@@ -1,0 +1,227 @@
+//! What single-row reads ask of the store, and what happens when it answers badly.
+
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use dataset::order::World;
+use futures::stream::BoxStream;
+use object_store::local::LocalFileSystem;
+use object_store::path::Path;
+use object_store::{
+    CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+};
+use pipeline::{Dataset, EvalStream, StreamError};
+
+use crate::support::Collection;
+
+/// Records range reads of another store; fails or falsifies some of them.
+#[derive(Debug)]
+struct Recorder {
+    inner: LocalFileSystem,
+    reads: Mutex<Vec<Range<u64>>>,
+    failures_left: AtomicUsize,
+    truncate: bool,
+}
+
+impl Recorder {
+    fn open(collection: &Collection, failures: usize, truncate: bool) -> (Arc<Self>, Dataset) {
+        let recorder = Arc::new(Self {
+            inner: LocalFileSystem::new_with_prefix(collection.output("out")).unwrap(),
+            reads: Mutex::default(),
+            failures_left: AtomicUsize::new(failures),
+            truncate,
+        });
+        let store: Arc<dyn ObjectStore> = recorder.clone();
+        (recorder, Dataset::open_in(store, Path::default(), "recorded".into()).unwrap())
+    }
+
+    fn take(&self) -> Vec<Range<u64>> {
+        std::mem::take(&mut self.reads.lock().unwrap())
+    }
+}
+
+impl std::fmt::Display for Recorder {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Recorder")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for Recorder {
+    async fn get_ranges(&self, location: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.reads.lock().unwrap().extend_from_slice(ranges);
+        let fails = self
+            .failures_left
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1));
+        let mut parts = self.inner.get_ranges(location, ranges).await?;
+        match fails {
+            Ok(_) if self.truncate => parts[0] = parts[0].slice(..parts[0].len() - 1),
+            Ok(_) => {
+                return Err(object_store::Error::Generic { store: "test", source: "flaky".into() });
+            }
+            Err(_) => {}
+        }
+        Ok(parts)
+    }
+
+    async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(location, options).await
+    }
+
+    async fn put_opts(&self, _: &Path, _: PutPayload, _: PutOptions) -> Result<PutResult> {
+        unreachable!("a data set is only read")
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        _: &Path,
+        _: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        unreachable!("a data set is only read")
+    }
+
+    fn delete_stream(
+        &self,
+        _: BoxStream<'static, Result<Path>>,
+    ) -> BoxStream<'static, Result<Path>> {
+        unreachable!("a data set is only read")
+    }
+
+    fn list(&self, _: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        unreachable!("a data set is read by its manifest, never by listing")
+    }
+
+    async fn list_with_delimiter(&self, _: Option<&Path>) -> Result<ListResult> {
+        unreachable!("a data set is read by its manifest, never by listing")
+    }
+
+    async fn copy_opts(&self, _: &Path, _: &Path, _: CopyOptions) -> Result<()> {
+        unreachable!("a data set is only read")
+    }
+}
+
+#[test]
+fn a_row_costs_little_more_than_its_own_bytes() {
+    let collection = Collection::new(20);
+    let mut config = collection.config("out");
+    config.rows_per_group = 100;
+    config.shard_bytes = 1 << 24;
+    pipeline::build(&config).unwrap();
+    let (recorder, dataset) = Recorder::open(&collection, 0, false);
+    dataset.read_stored("train", 0).unwrap();
+    let shard = collection.output("out").join("shards/train-00000.parquet");
+    let size = std::fs::metadata(shard).unwrap().len();
+    // The footer is read once, at the first row.
+    assert!(recorder.take().iter().any(|range| range.end == size));
+    for row in [0, 7, 14, 3, 3] {
+        let stored = dataset.read_stored("train", row).unwrap();
+        let reads = recorder.take();
+        assert_eq!(reads.len(), 6, "one page of each streamed column: {reads:?}");
+        let asked: u64 = reads.iter().map(|range| range.end - range.start).sum();
+        let files = (stored.image_bytes.len() + stored.mask_bytes.len()) as u64;
+        let facts = (stored.sample_id.len() + stored.source.len() + 128) as u64;
+        // A page has a header of some twenty bytes, and each value a length.
+        assert!(asked < files + facts + 6 * 40, "{asked} bytes for {files} + {facts}");
+    }
+}
+
+#[test]
+fn failed_and_short_reads_are_tried_again() {
+    let collection = Collection::new(5);
+    collection.build("out");
+    for truncate in [false, true] {
+        let (recorder, dataset) = Recorder::open(&collection, 0, truncate);
+        let before = dataset.read_stored("train", 1).unwrap();
+        recorder.failures_left.store(2, Ordering::Relaxed);
+        assert_eq!(dataset.read_stored("train", 1).unwrap(), before);
+        assert_eq!(recorder.failures_left.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[test]
+fn a_store_that_stays_broken_is_an_error_that_names_shard_and_row() {
+    let collection = Collection::new(5);
+    collection.build("out");
+    let (recorder, dataset) = Recorder::open(&collection, 0, false);
+    dataset.read_stored("train", 0).unwrap();
+    recorder.failures_left.store(usize::MAX, Ordering::Relaxed);
+    let message = dataset.read_stored("train", 2).unwrap_err().to_string();
+    assert!(message.starts_with("row 2 of shards/train-00000.parquet: "), "{message}");
+    assert!(message.contains("flaky"), "{message}");
+}
+
+#[test]
+fn a_changed_byte_is_noticed_and_named() {
+    let collection = Collection::new(6);
+    collection.build("out");
+    let stored = collection.open("out").read_stored("train", 2).unwrap();
+    let shard = collection.output("out").join("shards/train-00000.parquet");
+    let mut bytes = std::fs::read(&shard).unwrap();
+    let image = &stored.image_bytes[..];
+    let at = bytes.windows(image.len()).position(|window| window == image).unwrap();
+    bytes[at + image.len() / 2] ^= 1;
+    std::fs::write(&shard, bytes).unwrap();
+
+    let dataset = collection.open("out");
+    let damaged = pipeline::stream::verify(&dataset, |_| {});
+    assert_eq!(damaged.len(), 1);
+    assert_eq!(damaged[0].path, "shards/train-00000.parquet");
+    let mut samples =
+        EvalStream::new(dataset, "train", World::new(0, 1).unwrap(), 2, None).unwrap();
+    assert!(samples.next().unwrap().is_ok() && samples.next().unwrap().is_ok());
+    let error = samples.next().unwrap().unwrap_err();
+    let message = error.to_string();
+    assert!(matches!(&error, StreamError::Checksum { row: 2, part: "image", .. }), "{message}");
+    assert!(message.contains(&stored.sample_id), "{message}");
+    assert!(samples.next().is_none());
+}
+
+#[test]
+fn what_is_no_data_set_is_refused_with_the_next_step() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |location: &str| Dataset::open(location).err().unwrap().to_string();
+    let empty = open(&folder.path().to_string_lossy());
+    assert!(empty.contains("no manifest.json") && empty.contains("hqseg build"), "{empty}");
+    assert!(open("no/such/folder").starts_with("no/such/folder: no such folder"));
+    assert!(open("gopher://host/set").starts_with("gopher://host/set: "));
+    std::fs::write(folder.path().join("manifest.json"), b"{\"schema_version\":99}").unwrap();
+    assert!(open(&folder.path().to_string_lossy()).contains("/manifest.json: "));
+}
+
+#[test]
+fn damaged_manifests_are_errors_and_never_panics() {
+    let collection = Collection::new(5);
+    collection.build("out");
+    let path = collection.output("out").join("manifest.json");
+    let good = std::fs::read(&path).unwrap();
+    for cut in (0..good.len()).step_by(97) {
+        std::fs::write(&path, &good[..cut]).unwrap();
+        assert!(Dataset::open(&collection.output("out").to_string_lossy()).is_err());
+    }
+    let text = String::from_utf8(good).unwrap();
+    let huge = text.replacen("\"rows\": ", "\"rows\": 1844674407370955161", 1);
+    std::fs::write(&path, huge).unwrap();
+    assert!(Dataset::open(&collection.output("out").to_string_lossy()).is_err());
+    // Counts that agree with each other but not with the shard.
+    let split = text.find("\"train\"").unwrap();
+    let mut lie = text.clone();
+    let total = collection.build("ref").sources[0].rows["train"];
+    lie.replace_range(
+        split..,
+        &text[split..]
+            .replacen(
+                &format!("\"num_samples\": {total}"),
+                &format!("\"num_samples\": {}", total + 1),
+                1,
+            )
+            .replacen(&format!("\"rows\": {total}"), &format!("\"rows\": {}", total + 1), 1),
+    );
+    std::fs::write(&path, lie).unwrap();
+    let dataset = collection.open("out");
+    let message = dataset.read_stored("train", total).unwrap_err().to_string();
+    assert!(message.contains(&format!("has {total} rows")), "{message}");
+}
