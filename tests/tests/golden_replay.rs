@@ -200,7 +200,8 @@ impl Golden {
     fn prompts(&self, name: &str, case: &Value) -> Mismatches {
         let recorded = self.tensors("prompts.safetensors");
         let mask = self.mask(&format!("{name}.mask1024.png"));
-        let permutation = Vec::<i64>::try_from(&recorded[&format!("{name}.permutation_first10")]).unwrap();
+        let permutation =
+            Vec::<i64>::try_from(&recorded[&format!("{name}.permutation_first10")]).unwrap();
         let points = points_from_permutation(&mask, &permutation).concat();
         let mask_256 = downscale_mask(&mask, 256);
         let of = |part: &str| &recorded[&format!("{name}.{part}")];
@@ -230,7 +231,12 @@ impl Golden {
         mismatches.extend(self.within(&format!("{name}.noise_mask"), pixels, NOISE_MASK_PIXELS));
         let foreground = case["foreground_pixels"].as_f64().unwrap();
         let found = mask.foreground_pixels() as f64;
-        mismatches.extend(self.near_relative(&format!("{name}.foreground"), found, foreground, 0.0));
+        mismatches.extend(self.near_relative(
+            &format!("{name}.foreground"),
+            found,
+            foreground,
+            0.0,
+        ));
         mismatches
     }
 
@@ -251,8 +257,14 @@ impl Golden {
         };
         let checks = [
             ("image_embeddings_every8ch_every4px", strided(&features.image_embeddings, [1, 2, 3])),
-            ("first_global_block_every8ch_every4px", strided(&features.interm_embeddings, [3, 1, 2])),
-            ("dense_prompt_embeddings_every8ch_every4px", strided(&dense_prompt_embeddings, [1, 2, 3])),
+            (
+                "first_global_block_every8ch_every4px",
+                strided(&features.interm_embeddings, [3, 1, 2]),
+            ),
+            (
+                "dense_prompt_embeddings_every8ch_every4px",
+                strided(&dense_prompt_embeddings, [1, 2, 3]),
+            ),
             ("sparse_prompt_embeddings", sparse_prompt_embeddings),
             ("corrected_logits_256", &hq + &sam),
             ("hq_logits_256", hq),
@@ -300,26 +312,48 @@ impl Golden {
             let loss = point_sampled_loss(&decode_all(&model, &inputs), &target, &points, &config);
             for (part, found) in [("loss_mask", &loss.loss_mask), ("loss_dice", &loss.loss_dice)] {
                 let expected = Tensor::from(losses[part].as_f64().unwrap());
-                mismatches.extend(self.near(&format!("{name}.step{step}.{part}"), found, &expected, LOSS));
+                mismatches.extend(self.near(
+                    &format!("{name}.step{step}.{part}"),
+                    found,
+                    &expected,
+                    LOSS,
+                ));
             }
             let leaves: Vec<&Tensor> = parameters.iter().map(|(_, parameter)| parameter).collect();
             let grads = Tensor::run_backward(&[loss.total()], &leaves, false, false);
             if step == 0 {
-                let grads: Vec<(String, Tensor)> =
-                    parameters.iter().map(|(name, _)| name.clone()).zip(grads.iter().map(Tensor::copy)).collect();
-                mismatches.extend(self.summaries(&recorded, &format!("{name}.step0.grad_"), &grads));
+                let grads: Vec<(String, Tensor)> = parameters
+                    .iter()
+                    .map(|(name, _)| name.clone())
+                    .zip(grads.iter().map(Tensor::copy))
+                    .collect();
+                mismatches.extend(self.summaries(
+                    &recorded,
+                    &format!("{name}.step0.grad_"),
+                    &grads,
+                ));
             }
             adam.step(&grads, lr);
         }
         mismatches.extend(self.summaries(&recorded, &format!("{name}.final."), &parameters));
-        let error = decode_all(&model, &inputs).detach() - &recorded[&format!("{name}.final.hq_logits_256")];
+        let error = decode_all(&model, &inputs).detach()
+            - &recorded[&format!("{name}.final.hq_logits_256")];
         let mean = (error - self.shift).abs().mean(Kind::Double).double_value(&[]);
-        mismatches.extend(self.within(&format!("{name}.final.hq_logits (mean)"), mean, FINAL_LOGITS_MEAN));
+        mismatches.extend(self.within(
+            &format!("{name}.final.hq_logits (mean)"),
+            mean,
+            FINAL_LOGITS_MEAN,
+        ));
         mismatches
     }
 
     /// Recorded norms and first values of gradients or parameters.
-    fn summaries(&self, recorded: &StateDict, start: &str, tensors: &[(String, Tensor)]) -> Mismatches {
+    fn summaries(
+        &self,
+        recorded: &StateDict,
+        start: &str,
+        tensors: &[(String, Tensor)],
+    ) -> Mismatches {
         let is_gradient = start.ends_with("grad_");
         let norm_tolerance = if is_gradient { GRADIENT_NORM } else { PARAMETER_NORM };
         let mut mismatches = Vec::new();
@@ -344,14 +378,20 @@ impl Golden {
         let mask = self.mask(&format!("pair.{pair}.mask.png"));
         let logits = &self.tensors(&format!("metric.{pair}.safetensors"))["logits_256"];
         let upsampled = upsample_logits(logits, mask.height as i64, mask.width as i64);
-        let pred = Vec::<u8>::try_from(upsampled.gt(0.0).to_kind(Kind::Uint8).flatten(0, -1)).unwrap();
+        let pred =
+            Vec::<u8>::try_from(upsampled.gt(0.0).to_kind(Kind::Uint8).flatten(0, -1)).unwrap();
         let gt: Vec<u8> = mask.pixels.iter().map(|&value| u8::from(value > FOREGROUND)).collect();
         let ratio = recorded["dilation_ratio"].as_f64().unwrap();
         let boundary = boundary_iou(&pred, &gt, mask.height, mask.width, ratio);
         let found = [("mask_iou", mask_iou(&pred, &gt)), ("boundary_iou", boundary)];
         let near = |(part, iou): (&str, trainer::metrics::Iou)| {
             let expected = Tensor::from(recorded[part].as_f64().unwrap());
-            self.near(&format!("metrics.{pair}.{part}"), &Tensor::from(iou.value), &expected, METRIC)
+            self.near(
+                &format!("metrics.{pair}.{part}"),
+                &Tensor::from(iou.value),
+                &expected,
+                METRIC,
+            )
         };
         found.into_iter().flat_map(near).collect()
     }

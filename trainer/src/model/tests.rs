@@ -1,0 +1,174 @@
+//! The whole model on sizes small enough for a second, and on real weights where they are given.
+
+use tch::{Device, Kind, Tensor, no_grad};
+
+use super::*;
+use crate::weights::{self, CheckpointKind, WeightsError};
+
+fn tiny_vit() -> EncoderConfig {
+    EncoderConfig::TinyVit(TinyVitConfig {
+        img_size: 64,
+        embed_dims: [8, 16, 16, 32],
+        depths: [1, 1, 1, 1],
+        num_heads: [1, 2, 2, 2],
+        stem: Stem::Pointwise,
+        ..TinyVitConfig::default()
+    })
+}
+
+fn vit() -> EncoderConfig {
+    EncoderConfig::Vit(VitConfig {
+        img_size: 128,
+        embed_dim: 16,
+        depth: 2,
+        num_heads: 2,
+        window_size: 3,
+        global_attn_indexes: vec![1],
+        ..VitConfig::default()
+    })
+}
+
+fn images(model: &SamHq, batch: i64) -> Tensor {
+    let side = model.config().img_size();
+    let ramp = Tensor::arange(batch * side * side * 3, (Kind::Int64, Device::Cpu));
+    (ramp * 7919).remainder(251).view([batch, side, side, 3]).to_kind(Kind::Uint8)
+}
+
+fn assert_near(found: &Tensor, expected: &Tensor) {
+    assert_eq!(found.size(), expected.size());
+    let error = (found - expected).abs().max().double_value(&[]);
+    let scale = expected.abs().max().double_value(&[]).max(1.0);
+    assert!(error < 1e-4 * scale, "differs by {error}");
+}
+
+#[test]
+fn a_batch_is_its_images_one_by_one_and_all_prompts_mix() {
+    for config in [tiny_vit(), vit()] {
+        let model = SamHq::random(&config, 1, Device::Cpu);
+        let features = model.encode(&model.preprocess(&images(&model, 2)));
+        let boxes =
+            Tensor::from_slice(&[1.0f32, 2.0, 30.0, 40.0, 5.0, 6.0, 50.0, 20.0]).view([2, 4]);
+        let decode = |features: &ImageFeatures, boxes: &Tensor, output| {
+            let prompts = model.embed_prompts(&PromptBatch::Boxes(boxes.shallow_clone()));
+            no_grad(|| model.decode(features, &prompts, output))
+        };
+        let both = decode(&features, &boxes, DecodeOutput::Both { multimask: true });
+        let hq = both.hq_logits.unwrap();
+        assert_near(&decode(&features, &boxes, DecodeOutput::Hq).hq_logits.unwrap(), &hq);
+        for index in 0..2 {
+            let one =
+                decode(&features.select(&[index]), &boxes.narrow(0, index, 1), DecodeOutput::Hq);
+            assert_near(&one.hq_logits.unwrap(), &hq.narrow(0, index, 1));
+        }
+        let first = features.select(&[0]);
+        let repeated = decode(&first.repeat(2), &boxes, DecodeOutput::Hq).hq_logits.unwrap();
+        assert_near(&decode(&first, &boxes, DecodeOutput::Hq).hq_logits.unwrap(), &repeated);
+        assert_eq!(hq.size()[2], model.logits_size());
+    }
+}
+
+#[test]
+fn gradients_reach_all_25_trained_tensors_and_nothing_else() {
+    let model = SamHq::random(&tiny_vit(), 1, Device::Cpu);
+    let parameters = model.hq_parameters();
+    assert_eq!(parameters.len(), 25);
+    let features = model.encode(&model.preprocess(&images(&model, 1)));
+    assert!(!features.image_embeddings.requires_grad());
+    let coords = Tensor::from_slice(&[3.0f32, 4.0]).view([1, 1, 2]);
+    let labels = Tensor::from_slice(&[1.0f32]).view([1, 1]);
+    let prompts = model.embed_prompts(&PromptBatch::Points { coords, labels });
+    assert_eq!(prompts.sparse_prompt_embeddings.size(), [1, 2, 256]);
+    let logits = model.decode(&features, &prompts, DecodeOutput::Hq).hq_logits.unwrap();
+    logits.square().sum(Kind::Float).backward();
+    for (name, parameter) in &parameters {
+        assert!(parameter.grad().abs().max().double_value(&[]) > 0.0, "{name} has no gradient");
+    }
+    let before = model.state_dict()["mask_decoder.hf_token.weight"].copy();
+    let _ = no_grad(|| parameters[0].1.shallow_clone().g_add_scalar_(1.0));
+    assert_near(&model.state_dict()["mask_decoder.hf_token.weight"], &(before + 1.0));
+}
+
+#[test]
+fn a_state_dict_comes_back_whole() {
+    for config in [tiny_vit(), vit()] {
+        let model = SamHq::random(&config, 5, Device::Cpu);
+        let state = model.state_dict();
+        let again = SamHq::from_state(&config, model.state_dict(), HqInit::FromState, Device::Cpu);
+        let again = again.unwrap().state_dict();
+        assert_eq!(state.keys().collect::<Vec<_>>(), again.keys().collect::<Vec<_>>());
+        assert!(state.iter().all(|(name, tensor)| *tensor == again[name]));
+    }
+}
+
+#[test]
+fn misfits_are_reported_by_part() {
+    let config = vit();
+    let mut state = SamHq::random(&config, 5, Device::Cpu).state_dict();
+    state.retain(|name, _| !name.contains("hf_mlp"));
+    state.insert("image_encoder.extra".into(), Tensor::from(0.0));
+    state.insert("prompt_encoder.no_mask_embed.weight".into(), Tensor::from(0.0));
+    let text = match SamHq::from_state(&config, state, HqInit::FromState, Device::Cpu) {
+        Err(error @ WeightsError::Keys(_)) => error.to_string(),
+        _ => panic!("refused with a report"),
+    };
+    assert!(text.contains("HQ: 6 missing: mask_decoder.hf_mlp.layers.0.weight"), "{text}");
+    assert!(text.contains("image_encoder: 1 unexpected: image_encoder.extra"), "{text}");
+    assert!(text.contains("needs [1, 256], found []"), "{text}");
+}
+
+#[test]
+fn an_impossible_encoder_is_refused_with_the_reason() {
+    let config = EncoderConfig::Vit(VitConfig { img_size: 100, ..VitConfig::default() });
+    let result = SamHq::from_state(&config, StateDict::new(), HqInit::FromState, Device::Cpu);
+    assert!(result.is_err_and(|error| error.to_string().contains("multiple of patch_size")));
+}
+
+#[test]
+fn small_images_are_padded_after_normalising() {
+    let model = SamHq::random(&vit(), 1, Device::Cpu);
+    let pixels = Tensor::full([1, 100, 90, 3], 10, (Kind::Uint8, Device::Cpu));
+    let input = model.preprocess(&pixels);
+    assert_eq!(input.size(), [1, 3, 128, 128]);
+    assert_eq!(input.double_value(&[0, 1, 100, 0]), 0.0);
+    assert!((input.double_value(&[0, 0, 99, 89]) - (10.0 - 123.675) / 58.395).abs() < 1e-5);
+}
+
+#[test]
+fn published_sizes_give_the_published_number_of_trained_values() {
+    let count = |name: &str| -> i64 {
+        let specs = spec::hq_specs(&EncoderConfig::named(name).unwrap());
+        specs.iter().map(|spec| spec.shape.iter().product::<i64>()).sum()
+    };
+    assert_eq!(count("vit_l"), 1_333_248);
+    assert!(EncoderConfig::names().iter().all(|name| count(name) > 0));
+    for name in EncoderConfig::names() {
+        assert_eq!(EncoderConfig::named(name).unwrap().embedding_size(), 64, "{name}");
+    }
+}
+
+#[test]
+fn a_configuration_reads_as_written() {
+    let text = r#"{"kind": "tiny_vit", "img_size": 256, "stem": "pointwise"}"#;
+    let config: EncoderConfig = serde_json::from_str(text).unwrap();
+    let again = serde_json::from_str(&serde_json::to_string(&config).unwrap()).unwrap();
+    assert_eq!(config, again);
+    assert!(serde_json::from_str::<EncoderConfig>(r#"{"kind": "vit", "dept": 3}"#).is_err());
+}
+
+/// Real weights, when `HQSAM_LITE_MEDSAM` names their file.
+#[test]
+fn lite_medsam_weights_load_and_encode() {
+    let Some(path) = std::env::var_os("HQSAM_LITE_MEDSAM") else { return };
+    let config = EncoderConfig::named("lite_medsam").unwrap();
+    let load = || weights::load(path.as_ref()).unwrap();
+    assert_eq!(load().kind, CheckpointKind::Sam);
+    let lacking = SamHq::from_state(&config, load().state, HqInit::FromState, Device::Cpu);
+    assert!(lacking.is_err_and(|error| error.to_string().contains("HQ: 25 missing")));
+    let fresh = HqInit::Fresh { seed: 3 };
+    let model = SamHq::from_state(&config, load().state, fresh, Device::Cpu).unwrap();
+    let features = model.encode(&model.preprocess(&images(&model, 1)));
+    assert_eq!(features.image_embeddings.size(), [1, 256, 64, 64]);
+    assert!(bool::try_from(features.image_embeddings.isfinite().all()).unwrap());
+    let state = model.state_dict();
+    assert!(load().state.iter().all(|(name, tensor)| state[name] == *tensor));
+}
