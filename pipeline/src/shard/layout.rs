@@ -9,7 +9,11 @@
 //! footer              offset index of every page
 //! ```
 
+use std::collections::BTreeMap;
+
+use dataset::schema::arrow_schema;
 use parquet::basic::Compression;
+use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
 
@@ -31,6 +35,7 @@ pub(super) fn writer_properties() -> WriterProperties {
     let mut properties = WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
         .set_created_by(concat!("hqseg ", env!("CARGO_PKG_VERSION")).to_owned())
+        .set_key_value_metadata(Some(schema_metadata()))
         .set_compression(Compression::SNAPPY)
         .set_statistics_enabled(EnabledStatistics::Chunk)
         // The row limit of a page is checked between write batches only.
@@ -49,4 +54,15 @@ pub(super) fn writer_properties() -> WriterProperties {
             properties.set_column_statistics_enabled(column_path(name), EnabledStatistics::None);
     }
     properties.build()
+}
+
+/// The Arrow schema's metadata as the footer's own: readers that do not decode the embedded Arrow
+/// schema look for it there.
+fn schema_metadata() -> Vec<KeyValue> {
+    let schema = arrow_schema();
+    let mut pairs: Vec<KeyValue> = Vec::new();
+    for (key, value) in schema.metadata().iter().collect::<BTreeMap<_, _>>() {
+        pairs.push(KeyValue::new(key.clone(), value.clone()));
+    }
+    pairs
 }

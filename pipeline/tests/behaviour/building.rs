@@ -51,7 +51,7 @@ fn refused_pairs_are_listed_with_their_reason() {
         [
             ("drawn/0000", "missing_mask"),
             ("drawn/0001", "missing_image"),
-            ("drawn/0002", "unsupported"),
+            ("drawn/0002", "unreadable"),
             ("drawn/0003", "size_mismatch"),
             ("drawn/0004", "empty_mask"),
         ]

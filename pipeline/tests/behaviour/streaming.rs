@@ -25,6 +25,7 @@ fn recipe() -> TrainRecipe {
             num_points: 10,
         },
         min_foreground_pixels: None,
+        augment_copies: None,
         threads: 2,
         prefetch_batches: 2,
     }
@@ -178,6 +179,22 @@ fn a_smallest_foreground_redraws_the_jitter() {
     assert!(least(Some(60)) >= 60);
     // What cannot be reached takes the best of ten instead of failing.
     assert!(least(Some(usize::MAX)) > published);
+}
+
+#[test]
+fn limited_copies_repeat_the_pixels_but_not_the_prompts() {
+    let (_collection, dataset) = built();
+    let recipe = TrainRecipe { augment_copies: Some(1), global_batch: 18, ..recipe() };
+    let all = batches(&dataset, recipe, (0, 1), (0, 0));
+    assert_eq!(all.len(), 2);
+    let samples = |batch: &Batch| {
+        let images = batch.images.chunks(SIZE * SIZE * 3).map(<[u8]>::to_vec);
+        let mut samples: Vec<_> = batch.sample_ids.iter().cloned().zip(images).collect();
+        samples.sort();
+        samples
+    };
+    assert!(samples(&all[0]) == samples(&all[1]));
+    assert!(all[0].prompts != all[1].prompts);
 }
 
 #[test]
