@@ -30,7 +30,11 @@ impl Mask255 {
     /// Number of pixels above [`MASK_THRESHOLD`].
     #[must_use]
     pub fn foreground_pixels(&self) -> usize {
-        self.pixels.iter().filter(|&&value| value > MASK_THRESHOLD).count()
+        // Counts that fit a byte add up sixteen at a time, where `usize` ones would two at a time.
+        let count = |part: &[u8]| -> u8 {
+            part.iter().map(|&value| u8::from(value > MASK_THRESHOLD)).sum()
+        };
+        self.pixels.chunks(u8::MAX.into()).map(|part| usize::from(count(part))).sum()
     }
 
     /// The tight box around the foreground, `[x_min, y_min, x_max, y_max]` as inclusive pixel
