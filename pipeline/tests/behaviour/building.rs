@@ -59,7 +59,7 @@ fn refused_pairs_are_listed_with_their_reason() {
     assert!(refusals[3].message.contains("mask 10 x 20"), "{}", refusals[3].message);
     assert_eq!((kinds[5].0, report.refused, report.rows), ("drawn/0005", 6, 6));
     let page = std::fs::read_to_string(collection.output("out").join("report/index.html")).unwrap();
-    assert!(page.contains("drawn/0003") && page.contains("data:image/jpeg;base64,"));
+    assert!(page.contains("drawn&#x2f;0003") && page.contains("data:image/jpeg;base64,"));
     assert!(!page.contains("src=\"http") && !page.contains("href="));
 }
 

@@ -7,7 +7,7 @@ use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{UInt32Type, UInt64Type};
 use parquet::arrow::ProjectionMask;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 
 use crate::shard::ShardError;
 
@@ -52,12 +52,11 @@ pub(super) fn read(
     Ok(())
 }
 
+/// The bytes of an image file and of its mask file.
+type Files = (Vec<u8>, Vec<u8>);
+
 /// Image and mask files of chosen rows of a shard; `rows` ascending.
-pub(super) fn read_pictures(
-    path: &Path,
-    rows: &[usize],
-) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ShardError> {
-    use parquet::arrow::arrow_reader::{RowSelection, RowSelector};
+pub(super) fn read_pictures(path: &Path, rows: &[usize]) -> Result<Vec<Files>, ShardError> {
     let mut selectors = Vec::new();
     let mut next = 0;
     for row in rows {
