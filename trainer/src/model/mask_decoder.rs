@@ -38,17 +38,20 @@ impl MaskDecoder {
         })
     }
 
-    /// Runs the transformer with `hf_token` (1, 256) after SAM's tokens. Image tokens
-    /// (B or 1, g * g, 256), prompt tokens (B, N, 256) -> output tokens (B, 6, 256), HQ last,
+    /// Runs the transformer with `hf_token` (1, 256), if any, after SAM's tokens. Image tokens
+    /// (B or 1, g * g, 256), prompt tokens (B, N, 256) -> output tokens (B, 5 or 6, 256), HQ last,
     /// and image tokens (B, g * g, 256).
     pub(crate) fn transform(
         &self,
         image_tokens: &Tensor,
         sparse_prompt_embeddings: &Tensor,
-        hf_token: &Tensor,
+        hf_token: Option<&Tensor>,
     ) -> (Tensor, Tensor) {
         let batch = sparse_prompt_embeddings.size()[0];
-        let output_tokens = Tensor::cat(&[&self.output_tokens, hf_token], 0);
+        let output_tokens = match hf_token {
+            Some(hf_token) => Tensor::cat(&[&self.output_tokens, hf_token], 0),
+            None => self.output_tokens.shallow_clone(),
+        };
         let num_output_tokens = output_tokens.size()[0];
         let output_tokens = output_tokens.unsqueeze(0).expand([batch, -1, -1], false);
         let tokens = Tensor::cat(&[&output_tokens, sparse_prompt_embeddings], 1);
@@ -61,7 +64,7 @@ impl MaskDecoder {
         self.upscaling.forward(image_tokens)
     }
 
-    /// Output tokens (B, 6, 256) and the upscaled embedding (B, 16 g * g, 32) -> SAM's masks in
+    /// Output tokens (B, 5 or 6, 256) and the upscaled embedding (B, 16 g * g, 32) -> SAM's masks in
     /// sub-pixel order (B, 16 g * g, 4).
     pub(crate) fn masks(&self, tokens: &Tensor, upscaled_embedding: &Tensor) -> Tensor {
         let hyper_in = self.hypernetworks.iter().zip(1..);
@@ -70,7 +73,7 @@ impl MaskDecoder {
         upscaled_embedding.matmul(&Tensor::stack(&hyper_in, 2))
     }
 
-    /// Output tokens (B, 6, 256) -> predicted IoU of each of SAM's masks (B, 4).
+    /// Output tokens (B, 5 or 6, 256) -> predicted IoU of each of SAM's masks (B, 4).
     pub(crate) fn predict_iou(&self, tokens: &Tensor) -> Tensor {
         self.iou_prediction_head.forward(&tokens.select(1, 0))
     }

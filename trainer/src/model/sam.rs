@@ -62,6 +62,12 @@ pub enum DecodeOutput {
         /// single mask.
         multimask: bool,
     },
+    /// The mask of plain SAM, with no HQ token among its tokens. With one, as in `Both` and as
+    /// published, SAM's tokens attend to it and its masks change a little.
+    Sam {
+        /// As in `Both`.
+        multimask: bool,
+    },
 }
 
 /// Decoded masks of B prompts.
@@ -214,23 +220,24 @@ impl SamHq {
         let image_tokens = bhwc(&features.image_embeddings).flatten(1, 2);
         let vit_tokens = features.interm_embeddings.flatten(1, 2);
         let dense = bhwc(&prompts.dense_prompt_embeddings).flatten(1, 2);
+        let multimask = match output {
+            DecodeOutput::Hq => None,
+            DecodeOutput::Both { multimask } | DecodeOutput::Sam { multimask } => Some(multimask),
+        };
+        let is_hq = !matches!(output, DecodeOutput::Sam { .. });
         let (tokens, transformed) = self.mask_decoder.transform(
             &(&image_tokens + dense),
             &prompts.sparse_prompt_embeddings,
-            self.mask_decoder_hq.hf_token(),
+            is_hq.then(|| self.mask_decoder_hq.hf_token()),
         );
         let upscaled = self.mask_decoder.upscale(&transformed);
-        let hq_token_out = tokens.select(1, 1 + NUM_SAM_MASK_TOKENS);
-        let hq_logits =
-            self.mask_decoder_hq.forward(&hq_token_out, &image_tokens, &vit_tokens, &upscaled);
-        let (sam_logits, iou_predictions) = match output {
-            DecodeOutput::Hq => (None, None),
-            DecodeOutput::Both { multimask } => {
-                let (logits, iou) = self.sam_masks(&tokens, &upscaled, multimask);
-                (Some(logits), Some(iou))
-            }
-        };
-        Decoded { hq_logits: Some(hq_logits), sam_logits, iou_predictions }
+        let hq_logits = is_hq.then(|| {
+            let hq_token_out = tokens.select(1, 1 + NUM_SAM_MASK_TOKENS);
+            self.mask_decoder_hq.forward(&hq_token_out, &image_tokens, &vit_tokens, &upscaled)
+        });
+        let sam = multimask.map(|multimask| self.sam_masks(&tokens, &upscaled, multimask));
+        let (sam_logits, iou_predictions) = sam.unzip();
+        Decoded { hq_logits, sam_logits, iou_predictions }
     }
 
     /// SAM's mask (B, 1, 4 g, 4 g) and its predicted IoU (B, 1).
