@@ -196,10 +196,22 @@ impl SamHq {
     }
 
     /// Runs the frozen encoder on (B, 3, S, S), without gradients.
+    ///
+    /// A CPU takes the images one by one: the activations of one already exceed its caches, and
+    /// larger batches measured slower an image.
     pub fn encode(&self, input_bchw: &Tensor) -> ImageFeatures {
-        let (image_embeddings, interm_embeddings) = no_grad(|| match &self.image_encoder {
-            ImageEncoder::Vit(encoder) => encoder.forward(input_bchw),
-            ImageEncoder::TinyVit(encoder) => encoder.forward(input_bchw),
+        let forward = |input: &Tensor| match &self.image_encoder {
+            ImageEncoder::Vit(encoder) => encoder.forward(input),
+            ImageEncoder::TinyVit(encoder) => encoder.forward(input),
+        };
+        let (image_embeddings, interm_embeddings) = no_grad(|| {
+            let batch = input_bchw.size()[0];
+            if batch == 1 || self.device != Device::Cpu {
+                return forward(input_bchw);
+            }
+            let images = (0..batch).map(|index| forward(&input_bchw.narrow(0, index, 1)));
+            let (image_embeddings, interm_embeddings): (Vec<_>, Vec<_>) = images.unzip();
+            (Tensor::cat(&image_embeddings, 0), Tensor::cat(&interm_embeddings, 0))
         });
         ImageFeatures { image_embeddings: bchw(&image_embeddings), interm_embeddings }
     }

@@ -304,7 +304,7 @@ impl Reader<'_> {
     fn set_items(&mut self, items: &[Handle]) -> Result<(), PickleError> {
         let dict = *self.stack.last().ok_or(self.malformed("empty stack"))?;
         match &mut self.objects[dict] {
-            Object::Dict(dict) if items.len() % 2 == 0 => {
+            Object::Dict(dict) if items.len().is_multiple_of(2) => {
                 dict.extend(items.chunks_exact(2).map(|pair| (pair[0], pair[1])));
                 Ok(())
             }
