@@ -143,10 +143,13 @@ fn score_batch(
         .view([batch, side as i64, side as i64, 3])
         .to_device(context.device);
     let boxes = Tensor::from_slice(&boxes).view([batch, 4]).to_device(context.device);
-    let decoded = tch::no_grad(|| {
+    let (sam_logits, hq_logits) = tch::no_grad(|| {
         let features = context.model.encode(&context.model.preprocess(&images));
         let prompts = context.model.embed_prompts(&PromptBatch::Boxes(boxes));
-        context.model.decode(&features, &prompts, DecodeOutput::Both { multimask: false })
+        let sam = DecodeOutput::Sam { multimask: false };
+        let sam_logits = context.model.decode(&features, &prompts, sam).sam_logits;
+        let hq_logits = context.model.decode(&features, &prompts, DecodeOutput::Hq).hq_logits;
+        (sam_logits, hq_logits)
     });
     samples
         .iter()
@@ -155,8 +158,8 @@ fn score_batch(
             row: sample.row,
             sample_id: sample.sample_id.clone(),
             source: sample.source.clone(),
-            sam: score(decoded.sam_logits.as_ref(), index, sample, dilation_ratio),
-            hq: score(decoded.hq_logits.as_ref(), index, sample, dilation_ratio),
+            sam: score(sam_logits.as_ref(), index, sample, dilation_ratio),
+            hq: score(hq_logits.as_ref(), index, sample, dilation_ratio),
         })
         .collect()
 }

@@ -127,8 +127,10 @@ impl Adam {
                     }
                     other => Err(OptimError::Parameter {
                         expected: described(name, param),
-                        found: other
-                            .map_or_else(|| "nothing".into(), |(name, tensor)| described(name, tensor)),
+                        found: other.map_or_else(
+                            || "nothing".into(),
+                            |(name, tensor)| described(name, tensor),
+                        ),
                     }),
                 }
             })

@@ -16,7 +16,7 @@ pub enum MaskMode {
     /// The HQ token alone (`hq_token_only` of the published code).
     #[default]
     Hq,
-    /// The frozen SAM.
+    /// The frozen SAM by itself.
     Sam,
     /// SAM's logits plus the HQ logits, the published default at inference.
     Sum,
@@ -94,7 +94,11 @@ pub fn predict(
     let logits_and_iou = tch::no_grad(|| {
         let features = model.encode(&model.preprocess(&pixels));
         let prompts = model.embed_prompts(&prompts);
-        let decoded = model.decode(&features, &prompts, DecodeOutput::Both { multimask });
+        let output = match mode {
+            MaskMode::Sam => DecodeOutput::Sam { multimask },
+            MaskMode::Hq | MaskMode::Sum => DecodeOutput::Both { multimask },
+        };
+        let decoded = model.decode(&features, &prompts, output);
         let sam = decoded.sam_logits.unwrap_or_default();
         let hq = decoded.hq_logits.unwrap_or_default();
         let logits = match mode {
