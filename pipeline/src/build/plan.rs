@@ -14,6 +14,7 @@ use sha2::{Digest, Sha256};
 use super::quarantine::Refusal;
 use super::{BuildConfig, BuildError};
 use crate::digest::hex;
+use crate::shard::LAYOUT_VERSION;
 
 /// Everything a build will do.
 pub(super) struct Plan {
@@ -114,6 +115,7 @@ impl OpenShard {
             &mut key,
             &[
                 env!("CARGO_PKG_VERSION"),
+                &LAYOUT_VERSION.to_string(),
                 &SCHEMA_VERSION.to_string(),
                 &config.rows_per_group.to_string(),
             ],

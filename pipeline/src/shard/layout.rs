@@ -10,12 +10,18 @@
 //! ```
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
+use arrow_schema::{Fields, Schema, SchemaRef};
 use dataset::schema::arrow_schema;
 use parquet::basic::Compression;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
+
+/// Goes up with every change of the layout or of the writer, so that a rebuild replaces shards
+/// that were written by the older one.
+pub(crate) const LAYOUT_VERSION: u32 = 2;
 
 /// Largest row group, in bytes of images and masks. One larger row makes a group of its own.
 pub(super) const ROW_GROUP_BYTES: usize = 32 << 20;
@@ -54,6 +60,15 @@ pub(super) fn writer_properties() -> WriterProperties {
             properties.set_column_statistics_enabled(column_path(name), EnabledStatistics::None);
     }
     properties.build()
+}
+
+/// The schema as stored: every column may be null, although none of the required ones ever is.
+/// The Hugging Face library compares each column with its own, nullable one and reads `image` and
+/// `mask` as plain structs where they differ.
+pub(super) fn stored_schema() -> SchemaRef {
+    let schema = arrow_schema();
+    let fields = schema.fields().iter().map(|field| field.as_ref().clone().with_nullable(true));
+    Arc::new(Schema::new_with_metadata(fields.collect::<Fields>(), schema.metadata().clone()))
 }
 
 /// The Arrow schema's metadata as the footer's own: readers that do not decode the embedded Arrow

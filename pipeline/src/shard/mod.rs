@@ -4,5 +4,6 @@ mod layout;
 mod reader;
 mod writer;
 
+pub(crate) use layout::LAYOUT_VERSION;
 pub use reader::{RangeReader, ShardError, ShardReader, StoredSample};
 pub use writer::{ShardWriter, WrittenShard};

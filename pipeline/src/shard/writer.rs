@@ -4,11 +4,13 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use dataset::schema::{Row, arrow_schema, to_record_batch};
+use arrow_array::RecordBatch;
+use dataset::schema::{Row, to_record_batch};
 use parquet::arrow::ArrowWriter;
+use parquet::errors::ParquetError;
 use sha2::{Digest, Sha256};
 
-use super::layout::{ROW_GROUP_BYTES, writer_properties};
+use super::layout::{ROW_GROUP_BYTES, stored_schema, writer_properties};
 use super::reader::ShardError;
 
 /// What was written: facts for the manifest.
@@ -41,7 +43,7 @@ impl ShardWriter {
     pub fn create(path: &Path, rows_per_group: usize) -> Result<Self, ShardError> {
         let file = File::create(path).map_err(|source| ShardError::write(path, source))?;
         let writer =
-            ArrowWriter::try_new(Digesting::new(file), arrow_schema(), Some(writer_properties()))
+            ArrowWriter::try_new(Digesting::new(file), stored_schema(), Some(writer_properties()))
                 .map_err(|source| ShardError::parquet(path.display(), source))?;
         Ok(Self {
             path: path.to_owned(),
@@ -95,8 +97,9 @@ impl ShardWriter {
             .map_err(|error| ShardError::schema(self.path.display(), &error))?;
         self.group.clear();
         self.group_bytes = 0;
-        self.writer
-            .write(&batch)
+        RecordBatch::try_new(stored_schema(), batch.columns().to_vec())
+            .map_err(ParquetError::from)
+            .and_then(|batch| self.writer.write(&batch))
             .and_then(|()| self.writer.flush())
             .map_err(|source| ShardError::parquet(self.path.display(), source))
     }

@@ -151,4 +151,9 @@ fn the_schema_declares_images_for_other_readers() {
         serde_json::from_str(features.value.as_ref().unwrap()).unwrap();
     assert_eq!(features["info"]["features"]["image"]["_type"], "Image");
     assert_eq!(features["info"]["features"]["mask"]["_type"], "Image");
+    // `datasets` takes its features only for columns that may be null, as its own are.
+    let schema = metadata.file_metadata().schema_descr();
+    for column in schema.root_schema().get_fields() {
+        assert!(column.is_optional(), "{}", column.name());
+    }
 }
