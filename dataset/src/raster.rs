@@ -1,5 +1,9 @@
 //! Decoded pixels, with their range in their type.
 
+use image::{GrayImage, Luma};
+use imageproc::distance_transform::Norm;
+use imageproc::morphology::erode;
+
 /// A mask value above this is foreground: the published code cuts 0..255 masks at `> 128` for
 /// boxes, points and metrics.
 pub const MASK_THRESHOLD: u8 = 128;
@@ -53,6 +57,22 @@ impl Mask255 {
         }
         found.map(|corners| corners.map(|value| value as u32))
     }
+
+    /// Whether each pixel is foreground with background, or the outside of the image, among its
+    /// four neighbours: the line that pictures show around a mask.
+    #[must_use]
+    pub fn outline(&self) -> Vec<bool> {
+        let (width, height) = (self.width as u32, self.height as u32);
+        // `erode` takes the outside for foreground, so a frame of background stands around.
+        let framed = GrayImage::from_fn(width + 2, height + 2, |x, y| {
+            let inside = (1..=width).contains(&x) && (1..=height).contains(&y);
+            let index = || (y as usize - 1) * self.width + (x as usize - 1);
+            Luma([if inside && self.pixels[index()] > MASK_THRESHOLD { 255 } else { 0 }])
+        });
+        let inner = erode(&framed, Norm::L1, 1);
+        let pixels = (0..height).flat_map(|y| (0..width).map(move |x| (x + 1, y + 1)));
+        pixels.map(|(x, y)| framed.get_pixel(x, y).0[0] > inner.get_pixel(x, y).0[0]).collect()
+    }
 }
 
 #[cfg(test)]
@@ -82,7 +102,20 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_raster_has_no_box() {
-        assert_eq!(Mask255 { height: 0, width: 0, pixels: vec![] }.box_xyxy(), None);
+    fn an_outline_is_one_pixel_wide_and_follows_the_frame() {
+        let block: Vec<_> = (0..3).flat_map(|y| (1..5).map(move |x| (y, x))).collect();
+        let outline = mask(4, 6, &block).outline();
+        let rows: Vec<String> = outline
+            .chunks(6)
+            .map(|row| row.iter().map(|&on| if on { '#' } else { '.' }).collect())
+            .collect();
+        assert_eq!(rows, [".####.", ".#..#.", ".####.", "......"]);
+    }
+
+    #[test]
+    fn an_empty_raster_has_no_box_and_no_outline() {
+        let empty = Mask255 { height: 0, width: 0, pixels: vec![] };
+        assert_eq!(empty.box_xyxy(), None);
+        assert!(empty.outline().is_empty());
     }
 }

@@ -60,8 +60,9 @@ pub fn program(name: &str) -> PathBuf {
             Some("debug") | None => "dev",
             Some(other) => other,
         };
+        // The same packages as `make build`, so that nothing is built twice.
         let status = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--bins", "--workspace", "--profile", profile])
+            .args(["build", "--quiet", "--profile", profile])
             .current_dir(workspace_root())
             .status()
             .expect("cargo runs");

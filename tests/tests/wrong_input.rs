@@ -1,6 +1,8 @@
 //! What users get wrong: one actionable line each, never a panic.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::process::Command;
 
 use tch::{Device, Kind, Tensor};
 use tests::fail;
@@ -54,6 +56,33 @@ fn no_gpu_says_how_to_train_on_cpu() {
     let error = fail(&root, "launch", &["--gpus", "8", "configs/hqsam_l.toml"]);
     assert!(error.contains("--procs"), "{error}");
     assert_eq!(error.trim().lines().count(), 1, "{error}");
+}
+
+#[test]
+fn another_libtorch_is_refused_by_name_before_anything_is_compiled() {
+    let folder = tempfile::tempdir().unwrap();
+    let torch = folder.path().join("torch");
+    for part in ["include", "lib"] {
+        std::fs::create_dir_all(torch.join(part)).unwrap();
+    }
+    std::fs::write(torch.join("version.py"), "__version__ = '2.4.0+cpu'\n").unwrap();
+    // The package that checks it has no dependencies: nothing else is built.
+    let check = |libtorch: &Path| {
+        let output = Command::new(env!("CARGO"))
+            .args(["check", "--quiet", "--offline", "--package", "locate"])
+            .current_dir(tests::workspace_root())
+            .env("LIBTORCH", libtorch)
+            .env("CARGO_TARGET_DIR", folder.path().join("target"))
+            .output()
+            .unwrap();
+        assert!(!output.status.success());
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    };
+    let error = check(&torch);
+    assert!(error.contains("libtorch 2.4.0+cpu at") && error.contains("2.13.0 is needed"), "{error}");
+    assert!(!error.contains("panicked"), "{error}");
+    let error = check(&folder.path().join("absent"));
+    assert!(error.contains("make setup"), "{error}");
 }
 
 #[test]

@@ -314,4 +314,42 @@ mod tests {
         assert!((section.lr_at(10) - 1e-4).abs() < 1e-12);
         assert!((section.lr_at(11) - 1e-4).abs() < 1e-12);
     }
+
+    /// The training configurations of `configs/`, by file name.
+    fn shipped() -> std::collections::BTreeMap<String, TrainConfig> {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        files
+            .filter(|path| std::fs::read_to_string(path).unwrap().contains("[model]"))
+            .map(|path| {
+                let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+                (name, TrainConfig::load(&path, &[]).unwrap())
+            })
+            .collect()
+    }
+
+    #[test]
+    fn shipped_configurations_load_and_name_known_encoders() {
+        let shipped = shipped();
+        assert!(shipped.len() >= 6, "{:?}", shipped.keys());
+        for (name, config) in shipped {
+            assert!(config.model.encoder.resolve().is_ok(), "{name}");
+            assert!(config.model.checkpoint.is_some(), "{name}: trains on random weights");
+        }
+    }
+
+    #[test]
+    fn shipped_published_recipes_are_the_published_recipe() {
+        let shipped = shipped();
+        for (file, encoder) in [("hqsam_b", "vit_b"), ("hqsam_l", "vit_l"), ("hqsam_h", "vit_h")] {
+            let config = &shipped[file];
+            assert!(matches!(&config.model.encoder, EncoderChoice::Named(name) if name == encoder));
+            let train = &config.train;
+            assert_eq!((train.epochs, train.global_batch, train.world_size), (12, 32, 8), "{file}");
+            assert_eq!((train.lr, train.lr_drop_epoch, train.lr_drop_factor), (1e-3, 10, 0.1));
+            assert_eq!(config.augment.scale_range, [0.1, 2.0]);
+            assert_eq!(config.augment.flip_probability, 0.5);
+            assert_eq!((config.prompt.kinds.len(), config.prompt.num_points), (3, 10));
+        }
+    }
 }

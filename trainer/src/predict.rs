@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use dataset::codec::{DecodeLimits, decode_image};
-use dataset::raster::RgbRaster;
+use dataset::raster::{MASK_THRESHOLD, Mask255, RgbRaster};
 use fast_image_resize as fir;
 use tch::{Device, Kind, Tensor};
 
@@ -55,12 +55,8 @@ pub struct Prediction {
     pub low_res_logits: Tensor,
     /// Predicted IoU of SAM's mask.
     pub iou_prediction: f64,
-    /// 0 or 255 at the original resolution, row-major.
-    pub mask: Vec<u8>,
-    /// Height of the original image.
-    pub height: usize,
-    /// Width of the original image.
-    pub width: usize,
+    /// 0 or 255, at the original resolution.
+    pub mask: Mask255,
 }
 
 /// Reads an image of any mode the codec takes.
@@ -114,9 +110,11 @@ pub fn predict(
     Ok(Prediction {
         iou_prediction: iou.map_or(f64::NAN, |iou| iou.double_value(&[0, 0])),
         low_res_logits: low_res_logits.to_device(Device::Cpu),
-        mask: Vec::try_from(mask.reshape([-1])).unwrap_or_default(),
-        height: image.height,
-        width: image.width,
+        mask: Mask255 {
+            height: image.height,
+            width: image.width,
+            pixels: Vec::try_from(mask.reshape([-1])).unwrap_or_default(),
+        },
     })
 }
 
@@ -216,30 +214,16 @@ fn resize_longest_side(image: &RgbRaster, img_size: usize) -> Result<RgbRaster, 
 
 /// The image with the mask tinted and outlined, for people.
 #[must_use]
-pub fn overlay(image: &RgbRaster, mask: &[u8]) -> RgbRaster {
-    const TINT: [u16; 3] = [30, 144, 255];
+pub fn overlay(image: &RgbRaster, mask: &Mask255) -> RgbRaster {
+    const TINT: [u8; 3] = [30, 144, 255];
     const OUTLINE: [u8; 3] = [255, 255, 0];
     let mut picture = image.clone();
-    let (height, width) = (image.height, image.width);
-    let at = |y: usize, x: usize| mask[y * width + x] > 0;
-    for y in 0..height {
-        for x in 0..width {
-            if !at(y, x) {
-                continue;
-            }
-            let border = y == 0
-                || x == 0
-                || y + 1 == height
-                || x + 1 == width
-                || !(at(y - 1, x) && at(y + 1, x) && at(y, x - 1) && at(y, x + 1));
-            let pixel = &mut picture.pixels[(y * width + x) * 3..][..3];
-            for (channel, value) in pixel.iter_mut().enumerate() {
-                *value = if border {
-                    OUTLINE[channel]
-                } else {
-                    ((u16::from(*value) + TINT[channel]) / 2) as u8
-                };
-            }
+    let pixels = picture.pixels.chunks_exact_mut(3);
+    for ((pixel, value), is_outline) in pixels.zip(&mask.pixels).zip(mask.outline()) {
+        if is_outline {
+            pixel.copy_from_slice(&OUTLINE);
+        } else if *value > MASK_THRESHOLD {
+            pixel.iter_mut().zip(TINT).for_each(|(value, tint)| *value = value.midpoint(tint));
         }
     }
     picture
@@ -268,9 +252,9 @@ mod tests {
     #[test]
     fn overlay_outlines_the_mask() {
         let image = RgbRaster { height: 5, width: 5, pixels: vec![0; 75] };
-        let mut mask = vec![0; 25];
+        let mut mask = Mask255 { height: 5, width: 5, pixels: vec![0; 25] };
         for y in 1..4 {
-            mask[y * 5 + 1..y * 5 + 4].fill(255);
+            mask.pixels[y * 5 + 1..y * 5 + 4].fill(255);
         }
         let picture = overlay(&image, &mask);
         assert_eq!(picture.pixels[(5 + 1) * 3..][..3], [255, 255, 0]);

@@ -162,6 +162,7 @@ fn run_eval(arguments: &EvalArguments, device: Device) -> Result<()> {
             device,
             world: World::new(0, 1)?,
             data_parallel: &data_parallel,
+            feature_cache: None,
             progress: evaluation_bar(split, section.limit.map_or(rows, |limit| limit.min(rows))),
         };
         let report = evaluate(&context, &dataset, split, &section, arguments.threads)?;

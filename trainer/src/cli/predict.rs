@@ -58,7 +58,7 @@ pub(crate) fn run(arguments: &PredictArguments, device: Device) -> Result<()> {
         arguments.multimask,
         device,
     )?;
-    write_png(&arguments.output, &prediction.mask, &image, ColorType::L8)?;
+    write_png(&arguments.output, &prediction.mask.pixels, &image, ColorType::L8)?;
     let picture_path =
         arguments.overlay.clone().unwrap_or_else(|| arguments.output.with_extension("overlay.png"));
     let picture = overlay(&image, &prediction.mask);
@@ -67,7 +67,7 @@ pub(crate) fn run(arguments: &PredictArguments, device: Device) -> Result<()> {
         let tensors = StateDict::from([("low_res_logits".to_owned(), prediction.low_res_logits)]);
         trainer::weights::save_safetensors(path, &tensors, &BTreeMap::new())?;
     }
-    let foreground = prediction.mask.iter().filter(|&&value| value > 0).count();
+    let foreground = prediction.mask.foreground_pixels();
     super::print(&format!(
         "{}: {foreground} of {} pixels; picture {}",
         arguments.output.display(),

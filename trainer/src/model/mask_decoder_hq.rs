@@ -49,9 +49,9 @@ impl MaskDecoderHq {
             parameters,
             hf_token: source.tensor("hf_token.weight")?,
             hf_mlp: Perceptron::load(&source.at("hf_mlp"), PERCEPTRON_LAYERS)?,
-            compress_vit_feat: Branch::load(&source.at("compress_vit_feat"))?,
-            embedding_encoder: Branch::load(&source.at("embedding_encoder"))?,
-            maskfeature: MaskFeature::load(&source.at("embedding_maskfeature"))?,
+            compress_vit_feat: Branch(ConvNormConv::load(&source.at("compress_vit_feat"))?),
+            embedding_encoder: Branch(ConvNormConv::load(&source.at("embedding_encoder"))?),
+            maskfeature: MaskFeature(ConvNormConv::load(&source.at("embedding_maskfeature"))?),
         })
     }
 
@@ -89,9 +89,8 @@ impl MaskDecoderHq {
     }
 }
 
-/// Two transposed convolutions with norm and GELU between them (`compress_vit_feat`,
-/// `embedding_encoder`), followed by the dot product with the HQ kernel.
-struct Branch {
+/// Two convolutions with norm and GELU between them, under the published names `0`, `1` and `3`.
+struct ConvNormConv {
     first: Tensor,
     first_bias: Tensor,
     norm: LayerNorm,
@@ -99,7 +98,7 @@ struct Branch {
     second_bias: Tensor,
 }
 
-impl Branch {
+impl ConvNormConv {
     fn load(source: &Source<'_>) -> Result<Self, WeightsError> {
         Ok(Self {
             first: source.tensor("0.weight")?,
@@ -109,56 +108,46 @@ impl Branch {
             second_bias: source.tensor("3.bias")?,
         })
     }
+}
 
+/// Two transposed convolutions (`compress_vit_feat`, `embedding_encoder`), followed by the dot
+/// product with the HQ kernel.
+struct Branch(ConvNormConv);
+
+impl Branch {
     /// Tokens (B or 1, T, C) and kernels (B, 32) -> one logit a pixel in sub-pixel order
     /// (B, 4 T, 4).
     fn forward(&self, tokens: &Tensor, hyper_in: &Tensor) -> Tensor {
-        let hidden = self.first.size()[1];
-        let bias = self.first_bias.repeat([4]);
-        let x = tokens.linear(&upscale_weight(&self.first).tr(), Some(&bias));
-        let x = gelu(&self.norm.forward(&x.view([tokens.size()[0], -1, hidden])));
+        let ConvNormConv { first, first_bias, norm, second, second_bias } = &self.0;
+        let hidden = first.size()[1];
+        let bias = first_bias.repeat([4]);
+        let x = tokens.linear(&upscale_weight(first).tr(), Some(&bias));
+        let x = gelu(&norm.forward(&x.view([tokens.size()[0], -1, hidden])));
         // (hidden, 4, 32) . (B, 32) -> (B, hidden, 4)
-        let second = self.second.permute([0, 2, 3, 1]).reshape([-1, EMBED_DIM / 8]);
+        let second = second.permute([0, 2, 3, 1]).reshape([-1, EMBED_DIM / 8]);
         let kernels = second.matmul(&hyper_in.tr()).view([hidden, 4, -1]).permute([2, 0, 1]);
-        let bias = hyper_in.matmul(&self.second_bias).view([-1, 1, 1]);
-        x.matmul(&kernels) + bias
+        x.matmul(&kernels) + hyper_in.matmul(second_bias).view([-1, 1, 1])
     }
 }
 
-/// Two 3x3 convolutions with norm and GELU between them (`embedding_maskfeature`), followed by the
-/// dot product with the HQ kernel.
-struct MaskFeature {
-    first: Tensor,
-    first_bias: Tensor,
-    norm: LayerNorm,
-    second: Tensor,
-    second_bias: Tensor,
-}
+/// Two 3x3 convolutions (`embedding_maskfeature`), followed by the dot product with the HQ kernel.
+struct MaskFeature(ConvNormConv);
 
 impl MaskFeature {
-    fn load(source: &Source<'_>) -> Result<Self, WeightsError> {
-        Ok(Self {
-            first: source.tensor("0.weight")?,
-            first_bias: source.tensor("0.bias")?,
-            norm: LayerNorm::load(&source.at("1"), LAYER_NORM_2D_EPS)?,
-            second: source.tensor("3.weight")?,
-            second_bias: source.tensor("3.bias")?,
-        })
-    }
-
     /// Upscaled embedding (B, H, W, 32) and kernels (B, 32) -> logits (B, 1, H, W).
     fn forward(&self, upscaled_bhwc: &Tensor, hyper_in: &Tensor) -> Tensor {
+        let ConvNormConv { first, first_bias, norm, second, second_bias } = &self.0;
         let size = upscaled_bhwc.size();
         let (batch, height, width) = (size[0], size[1], size[2]);
-        let x = bchw(upscaled_bhwc).conv2d(&self.first, Some(&self.first_bias), [1], [1], [1], 1);
-        let x = gelu(&self.norm.forward(&bhwc(&x)));
+        let x = bchw(upscaled_bhwc).conv2d(first, Some(first_bias), [1], [1], [1], 1);
+        let x = gelu(&norm.forward(&bhwc(&x)));
         // A 3x3 convolution to one channel: nine products a pixel, then each is added to the
         // neighbour it belongs to. Scattering instead of gathering mirrors the kernel.
-        let hidden = self.second.size()[1];
-        let second = self.second.flip([2, 3]).permute([1, 2, 3, 0]).reshape([hidden * 9, -1]);
+        let hidden = second.size()[1];
+        let second = second.flip([2, 3]).permute([1, 2, 3, 0]).reshape([hidden * 9, -1]);
         let kernels = second.matmul(&hyper_in.tr()).view([hidden, 9, batch]).permute([2, 0, 1]);
         let products = x.view([batch, height * width, hidden]).matmul(&kernels).transpose(1, 2);
         let logits = products.col2im([height, width], [3, 3], [1, 1], [1, 1], [1, 1]);
-        logits + hyper_in.matmul(&self.second_bias).view([-1, 1, 1, 1])
+        logits + hyper_in.matmul(second_bias).view([-1, 1, 1, 1])
     }
 }

@@ -207,6 +207,7 @@ impl<'a> Training<'a> {
                 device: self.context.device,
                 world: self.world,
                 data_parallel: &self.context.data_parallel,
+                feature_cache: self.context.feature_cache.as_ref(),
                 progress: self.log.evaluation_bar(split, rows / self.world.world_size as u64),
             };
             let threads = self.config.data.threads;

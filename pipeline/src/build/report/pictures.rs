@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use dataset::codec::{DecodeLimits, decode_image, decode_mask};
-use dataset::raster::MASK_THRESHOLD;
+use dataset::raster::Mask255;
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::{FilterType, resize, thumbnail};
 use image::{GrayImage, Rgb, RgbImage};
@@ -76,7 +76,15 @@ fn picture(fact: &RowFacts, image: &[u8], mask: &[u8]) -> Option<Picture> {
     let side = |length: u32| ((f64::from(length) * scale).round() as u32).max(1);
     let (small_width, small_height) = (side(width), side(height));
     let mut image = thumbnail(&image, small_width, small_height);
-    draw_outline(&mut image, &resize(&mask, small_width, small_height, FilterType::Nearest));
+    let mask = resize(&mask, small_width, small_height, FilterType::Nearest);
+    let mask = Mask255 {
+        height: small_height as usize,
+        width: small_width as usize,
+        pixels: mask.into_raw(),
+    };
+    for (pixel, _) in image.pixels_mut().zip(mask.outline()).filter(|(_, is_outline)| *is_outline) {
+        *pixel = OUTLINE;
+    }
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY).encode_image(&image).ok()?;
     Some(Picture {
@@ -85,23 +93,4 @@ fn picture(fact: &RowFacts, image: &[u8], mask: &[u8]) -> Option<Picture> {
         width: small_width,
         height: small_height,
     })
-}
-
-/// Colours the foreground pixels that touch background or the frame.
-fn draw_outline(image: &mut RgbImage, mask: &GrayImage) {
-    let (width, height) = mask.dimensions();
-    let foreground =
-        |x: u32, y: u32| x < width && y < height && mask.get_pixel(x, y).0[0] > MASK_THRESHOLD;
-    for y in 0..height {
-        for x in 0..width {
-            // At the left and top frame the subtraction wraps to a place outside.
-            let inside = foreground(x.wrapping_sub(1), y)
-                && foreground(x + 1, y)
-                && foreground(x, y.wrapping_sub(1))
-                && foreground(x, y + 1);
-            if foreground(x, y) && !inside {
-                image.put_pixel(x, y, OUTLINE);
-            }
-        }
-    }
 }
