@@ -14,7 +14,7 @@ fn main() {
             return;
         }
     };
-    for file in libtorch.version_files() {
+    for file in libtorch.watched_files() {
         println!("cargo::rerun-if-changed={}", file.display());
     }
     compile(&libtorch);

@@ -12,7 +12,7 @@ fn main() {
     println!("cargo::rerun-if-env-changed=LIBTORCH");
     match locate::Libtorch::from_env() {
         Ok(libtorch) => {
-            for file in libtorch.version_files() {
+            for file in libtorch.watched_files() {
                 println!("cargo::rerun-if-changed={}", file.display());
             }
         }

@@ -83,8 +83,14 @@ impl Libtorch {
         Ok(libtorch)
     }
 
+    /// The files that hold the version, for `rerun-if-changed`: to cargo a file that is not there
+    /// has always changed, so those are left out.
+    pub fn watched_files(&self) -> impl Iterator<Item = PathBuf> {
+        self.version_files().into_iter().filter(|file| file.exists())
+    }
+
     /// The files that may hold the version.
-    pub fn version_files(&self) -> [PathBuf; 3] {
+    fn version_files(&self) -> [PathBuf; 3] {
         ["version.py", "build-version", "include/torch/headeronly/version.h"]
             .map(|file| self.root.join(file))
     }
