@@ -79,7 +79,10 @@ fn another_libtorch_is_refused_by_name_before_anything_is_compiled() {
         String::from_utf8_lossy(&output.stderr).into_owned()
     };
     let error = check(&torch);
-    assert!(error.contains("libtorch 2.4.0+cpu at") && error.contains("2.13.0 is needed"), "{error}");
+    assert!(
+        error.contains("libtorch 2.4.0+cpu at") && error.contains("2.13.0 is needed"),
+        "{error}"
+    );
     assert!(!error.contains("panicked"), "{error}");
     let error = check(&folder.path().join("absent"));
     assert!(error.contains("make setup"), "{error}");
