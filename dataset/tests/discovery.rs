@@ -19,6 +19,7 @@ fn spec(root: &Path, layout: Layout) -> SourceSpec {
         masks: None,
         split: SplitRule::Native,
         license: Some("CC0-1.0".into()),
+        expected: None,
     }
 }
 
@@ -54,7 +55,7 @@ fn raw_folder() -> Option<PathBuf> {
 
 #[test]
 fn drawn_collections_are_found_and_good() {
-    let splits: [(Layout, &[(&str, usize)]); 7] = [
+    let splits: [(Layout, &[(&str, usize)]); 8] = [
         (Layout::Ecssd, &[("train", 6)]),
         (Layout::Duts, &[("train", 6)]),
         (Layout::Fss1000, &[("train", 6)]),
@@ -62,6 +63,7 @@ fn drawn_collections_are_found_and_good() {
         (Layout::DutOmron, &[("train", 6)]),
         (Layout::Dis5k, &[("train", 4), ("val", 2)]),
         (Layout::ThinObject5k, &[("train", 4), ("val", 2)]),
+        (Layout::Big, &[("test", 4), ("val", 2)]),
     ];
     for (layout, expected) in splits {
         let root = tempfile::tempdir().unwrap();

@@ -53,7 +53,7 @@ pub fn draw(folder: &Path) -> Result<(), String> {
     let mut plot = frame(&upper, &title, last, 0.0..top).map_err(text)?;
     for (name, color, values) in losses {
         let points = smoothed(&steps, &values);
-        line(&mut plot, name, color, points).map_err(text)?;
+        line(&mut plot, name, color, points, 0).map_err(text)?;
     }
     legend(&mut plot).map_err(text)?;
 
@@ -68,7 +68,7 @@ pub fn draw(folder: &Path) -> Result<(), String> {
     ];
     let mut plot = frame(&lower, "held-out images, %", last, 0.0..100.0).map_err(text)?;
     for (name, color, points) in series {
-        line(&mut plot, name, color, points).map_err(text)?;
+        line(&mut plot, name, color, points, 3).map_err(text)?;
     }
     legend(&mut plot).map_err(text)?;
     root.present().map_err(text)
@@ -118,8 +118,10 @@ fn line<'a, 'b: 'a>(
     name: &str,
     color: RGBColor,
     points: Vec<(u64, f64)>,
+    point_size: u32,
 ) -> Drawn<()> {
-    plot.draw_series(LineSeries::new(points, color.stroke_width(2)).point_size(1))?
+    let style = color.stroke_width(2).filled();
+    plot.draw_series(LineSeries::new(points, style).point_size(point_size))?
         .label(name)
         .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
     Ok(())

@@ -149,6 +149,10 @@ fn place(layout: Layout, index: u64) -> Result<Place, DrawError> {
                 pair(format!("images/drawn_{number}.jpg"), format!("masks/drawn_{number}.png"));
             Place { list: Some((list, format!("drawn_{number}.png\n"))), ..files }
         }
+        Layout::Big => {
+            let part = if held_out { "val" } else { "test" };
+            pair(format!("{part}/drawn{number}_im.jpg"), format!("{part}/drawn{number}_gt.png"))
+        }
         Layout::Custom => return Err(DrawError::NoNativeForm { layout }),
     })
 }

@@ -7,6 +7,7 @@ use super::pairing::{Place, pair_beside, pair_folders, reject};
 use super::{Layout, Rejected, SourceError, SourceSpec, known_bad};
 use crate::verify::RejectReason;
 
+mod big;
 mod custom;
 mod listed;
 
@@ -89,6 +90,7 @@ pub(super) fn find(spec: &SourceSpec) -> Result<Found, SourceError> {
         Layout::Fss1000 => classes(spec),
         Layout::Msra10k => side_by_side(spec),
         Layout::ThinObject5k => listed::find(spec),
+        Layout::Big => big::find(spec),
         Layout::Custom => custom::find(spec),
     }
 }

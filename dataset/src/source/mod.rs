@@ -13,6 +13,7 @@
 //! | `dut_omron` | `DUT-OMRON-image`, `pixelwiseGT-new-PNG` | `<stem>` | `train` |
 //! | `dis5k` | `DIS-TR/{im,gt}`, `DIS-VD`, `DIS-TE1` .. `DIS-TE4` | `DIS-TR/<stem>` | `train`, `val`, `test` |
 //! | `thin_object_5k` (also COIFT, HRSOD) | `images`, `masks`, `list/{train,val,test}.txt` | `<stem>` | by list |
+//! | `big` | any, or `val` and `test` | `<stem>` of `<stem>_im.jpg`, `<stem>_gt.png` | by folder, else `test` |
 //! | `custom` | `images = "<glob>"`, `masks = "<pattern>"` | see [`SourceSpec::masks`] | `train` |
 //!
 //! The published HQSeg-44K trains on both halves of DUTS; a `split = { folders = .. }` rule keeps
@@ -56,6 +57,9 @@ pub enum Layout {
     /// ThinObject-5K; COIFT and HRSOD as bundled with it.
     #[serde(rename = "thin_object_5k")]
     ThinObject5k,
+    /// BIG, 50 pairs for validation and 100 for testing, from 2048 x 1600 to 5000 x 3600 pixels.
+    #[serde(rename = "big")]
+    Big,
     /// Anything else, described by a glob and a pattern.
     #[serde(rename = "custom")]
     Custom,
@@ -73,6 +77,7 @@ impl Layout {
             Self::DutOmron => "dut_omron",
             Self::Dis5k => "dis5k",
             Self::ThinObject5k => "thin_object_5k",
+            Self::Big => "big",
             Self::Custom => "custom",
         }
     }
@@ -102,6 +107,9 @@ pub struct SourceSpec {
     /// Licence, carried into every row.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
+    /// Pairs that the collection should have, for the report; absent: what is known of its layout.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<u64>,
 }
 
 /// An image file and its mask file.
@@ -229,6 +237,8 @@ pub fn expected_count(layout: Layout, split: &str) -> Option<usize> {
         (Layout::Dis5k, "val") => Some(470),
         (Layout::Dis5k, "test") => Some(2000),
         (Layout::ThinObject5k, "train") => Some(4748),
+        (Layout::Big, "val") => Some(50),
+        (Layout::Big, "test") => Some(100),
         _ => None,
     }
 }

@@ -2,6 +2,7 @@
 
 mod build;
 mod inspect;
+mod trace;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -34,6 +35,8 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         row: u64,
     },
+    /// Print the samples, prompts and pixel hashes of a rank's training steps.
+    Trace(trace::TraceArguments),
     /// Read every shard and compare it with the manifest.
     Verify {
         /// Folder or URL of the data set, or its build configuration (.toml).
@@ -96,6 +99,7 @@ enum DrawLayout {
     Dis5k,
     #[value(name = "thin_object_5k")]
     ThinObject5k,
+    Big,
 }
 
 /// The layouts behind `--layout all`, and the folder each goes to.
@@ -114,6 +118,7 @@ pub(crate) fn run(arguments: Arguments) -> CliResult {
         Command::Build(arguments) => build::run(arguments),
         Command::Draw(arguments) => draw(&arguments),
         Command::Inspect { dataset, row } => inspect::inspect(&dataset, row),
+        Command::Trace(arguments) => trace::run(&arguments),
         Command::Verify { dataset } => inspect::verify(&dataset),
     }
 }
@@ -135,6 +140,7 @@ fn draw(arguments: &DrawArguments) -> CliResult {
         DrawLayout::DutOmron => Layout::DutOmron,
         DrawLayout::Dis5k => Layout::Dis5k,
         DrawLayout::ThinObject5k => Layout::ThinObject5k,
+        DrawLayout::Big => Layout::Big,
     };
     draw_collection(&arguments.output, layout, arguments.count, arguments.seed)?;
     tracing::info!(folder = %arguments.output.display(), pairs = arguments.count, "drawn");

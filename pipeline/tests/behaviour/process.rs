@@ -103,3 +103,50 @@ fn raw_folders_build_without_a_configuration() {
     let (_, stdout, _) = run(&["inspect", &output, "--row", "1"]);
     assert!(stdout.contains("row 1 of train: ECSSD/"), "{stdout}");
 }
+
+/// Every sample of every step, as `hqseg trace --json` prints them.
+fn trace(dataset: &str, world: usize, arguments: &[&str]) -> Vec<Vec<String>> {
+    let mut steps: Vec<Vec<String>> = Vec::new();
+    for rank in 0..world {
+        let (world, rank) = (world.to_string(), rank.to_string());
+        let fixed = ["trace", dataset, "--json", "--size", "48", "--global-batch", "8"];
+        let ranks = ["--world", &world, "--rank", &rank];
+        let (succeeded, stdout, stderr) = run(&[&fixed[..], &ranks, arguments].concat());
+        assert!(succeeded, "{stderr}");
+        for (index, line) in stdout.lines().enumerate() {
+            let step: serde_json::Value = serde_json::from_str(line).unwrap();
+            let samples = step["samples"].as_array().unwrap().iter().map(|sample| {
+                let place = format!("{} {}", step["epoch"], step["step"]);
+                format!("{place} {} {} {}", sample["sample_id"], sample["prompt"], sample["sha256"])
+            });
+            if steps.len() == index {
+                steps.push(Vec::new());
+            }
+            steps[index].extend(samples);
+        }
+    }
+    steps
+}
+
+#[test]
+fn a_trace_does_not_depend_on_ranks_threads_or_where_it_starts() {
+    let collection = Collection::new(36);
+    collection.build("out");
+    let dataset = collection.output("out").to_string_lossy().into_owned();
+    // 27 rows to train on: three whole batches of eight an epoch.
+    let whole = trace(&dataset, 1, &["--steps", "6"]);
+    assert_eq!(whole.iter().map(Vec::len).collect::<Vec<_>>(), [8; 6]);
+    assert!(whole[3][0].starts_with("1 0 "), "{}", whole[3][0]);
+    for kind in ["box", "points", "noise_mask"] {
+        assert!(whole.iter().flatten().any(|sample| sample.contains(kind)), "no {kind}");
+    }
+    for world in [2, 3, 8] {
+        assert_eq!(trace(&dataset, world, &["--steps", "6"]), whole, "{world} ranks");
+    }
+    assert_eq!(trace(&dataset, 1, &["--steps", "6", "--threads", "1"]), whole);
+    let later = trace(&dataset, 2, &["--epoch", "1", "--from-step", "1", "--steps", "2"]);
+    assert_eq!(later, whole[4..]);
+    assert_eq!(trace(&dataset, 1, &[]), whole[..3], "one epoch unless told otherwise");
+    let other = trace(&dataset, 1, &["--steps", "6", "--seed", "7"]);
+    assert_ne!(other, whole);
+}

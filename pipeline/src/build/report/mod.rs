@@ -86,7 +86,9 @@ pub(super) fn make(
         .map(|source| {
             let mut report = source_report(&source.name, &facts, refusals);
             report.license.clone_from(&source.license);
-            report.expected = expected(source.layout, &source.split, report.rows.keys());
+            report.expected = source
+                .expected
+                .or_else(|| expected(source.layout, &source.split, report.rows.keys()));
             report
         })
         .collect();
