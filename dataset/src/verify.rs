@@ -67,6 +67,16 @@ pub enum RejectReason {
     /// No pixel of the mask is above 128.
     #[error("the mask has no foreground (no value above 128): label it or delete the pair")]
     EmptyMask,
+    /// Its image is one that the data set is evaluated on.
+    #[error(
+        "its image is that of {of} ({bits} of 64 hash bits differ): left out of training by drop_leaks"
+    )]
+    Leak {
+        /// `split: source/name` of the other.
+        of: String,
+        /// Differing bits of the perceptual hashes.
+        bits: u32,
+    },
 }
 
 /// What is known of a good pair.

@@ -26,6 +26,10 @@ pub struct BuildConfig {
     /// The build stops when more than this part of a source's pairs is refused, 0..=1.
     #[serde(default = "max_rejected_fraction")]
     pub max_rejected_fraction: f64,
+    /// Leave rows of the split `train` out whose image is the same as, or looks like, one of any
+    /// other split; they are listed in the quarantine. Off, they are only reported.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drop_leaks: bool,
     /// Stop at the first refused pair instead of putting it into quarantine.
     #[serde(default, skip_serializing)]
     pub strict: bool,
@@ -54,6 +58,7 @@ impl BuildConfig {
             shard_bytes: shard_bytes(),
             threads: None,
             max_rejected_fraction: max_rejected_fraction(),
+            drop_leaks: false,
             strict: false,
         }
     }

@@ -4,6 +4,7 @@
 //! plan    which pair goes into which shard       from names and sizes alone, so it is repeatable
 //! judge   one pair -> a row or a reason          on threads
 //! shards  rows -> staged Parquet files           in order, on one thread
+//!         with drop_leaks, once more without the rows that other splits have
 //! report  finished shards -> report.json, page
 //! staging publish: shards, report, and the manifest last
 //! ```
@@ -34,6 +35,8 @@ pub use report::{BuildReport, DuplicatePair, Duplicates, PAGE_FILE, REPORT_FILE,
 
 use crate::manifest::{MANIFEST_FILE, Manifest, ShardInfo, SplitInfo};
 use plan::{Plan, ShardPlan};
+use report::WholeShard;
+use shards::Written;
 use staging::{Receipt, Staging};
 
 /// Name of the list of refused pairs inside a data set.
@@ -47,20 +50,28 @@ pub const QUARANTINE_FILE: &str = "quarantine.jsonl";
 pub fn build(config: &BuildConfig) -> Result<BuildReport, BuildError> {
     let started = Instant::now();
     config.check()?;
-    let plan = Plan::make(config)?;
+    let mut plan = Plan::make(config)?;
     let output = Path::new(&config.output);
     if let Some(report) = finished(output, &plan.fingerprint) {
         return Ok(report);
     }
     let staging = Staging::open(output)?;
-    let written = shards::write_shards(config, &plan, &staging)?;
-    let mut shards = Vec::new();
-    for (shard, receipt) in plan.shards.iter().zip(&written.receipts) {
-        if receipt.rows > 0 {
-            let path = staging.locate(shard).expect("the shard was just written or checked");
-            shards.push((shard, path, receipt.bytes));
+    let mut written = shards::write_shards(config, &plan, &staging)?;
+    if config.drop_leaks {
+        // Only whole shards tell which images look alike, so those that lose rows are written twice.
+        let leaks = report::leaks(&report::read_facts(&whole(&plan, &written, &staging))?);
+        plan.drop_leaks(&leaks);
+        if !plan.leaked.is_empty() {
+            tracing::info!(
+                rows = plan.leaked.len(),
+                "left out of training: other splits have them"
+            );
+            let reused = written.reused;
+            written = shards::write_shards(config, &plan, &staging)?;
+            written.reused = reused;
         }
     }
+    let shards = whole(&plan, &written, &staging);
     let refusals = all_refusals(&plan, &written.receipts);
     let (mut report, page) = report::make(config, &plan.fingerprint, &shards, &refusals)?;
     let mut report_json = serde_json::to_vec_pretty(&report).expect("a report serialises");
@@ -76,6 +87,17 @@ pub fn build(config: &BuildConfig) -> Result<BuildReport, BuildError> {
     report.reused_shards = written.reused as u64;
     report.seconds = started.elapsed().as_secs_f64();
     Ok(report)
+}
+
+/// The shards that have rows.
+fn whole<'a>(plan: &'a Plan, written: &Written, staging: &Staging) -> Vec<WholeShard<'a>> {
+    let shards = plan.shards.iter().zip(&written.receipts).filter(|(_, receipt)| receipt.rows > 0);
+    shards
+        .map(|(shard, receipt)| {
+            let path = staging.locate(shard).expect("the shard was just written or checked");
+            (shard, path, receipt.bytes)
+        })
+        .collect()
 }
 
 /// The report of a data set that is there already and whole.
@@ -94,7 +116,8 @@ fn finished(output: &Path, fingerprint: &str) -> Option<BuildReport> {
 
 fn all_refusals(plan: &Plan, receipts: &[Receipt]) -> Vec<Refusal> {
     let judged = receipts.iter().flat_map(|receipt| &receipt.refused);
-    let mut refusals: Vec<Refusal> = plan.refused.iter().chain(judged).cloned().collect();
+    let listed = plan.refused.iter().chain(&plan.leaked);
+    let mut refusals: Vec<Refusal> = listed.chain(judged).cloned().collect();
     refusals.sort_by(|left, right| left.sample_id.cmp(&right.sample_id));
     refusals
 }

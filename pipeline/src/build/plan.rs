@@ -9,9 +9,11 @@ use std::time::UNIX_EPOCH;
 
 use dataset::schema::SCHEMA_VERSION;
 use dataset::source::{Pair, discover};
+use dataset::verify::RejectReason;
 use sha2::{Digest, Sha256};
 
 use super::quarantine::Refusal;
+use super::report::{Leak, TRAIN_SPLIT};
 use super::{BuildConfig, BuildError};
 use crate::digest::hex;
 use crate::shard::LAYOUT_VERSION;
@@ -21,6 +23,8 @@ pub(super) struct Plan {
     pub(super) shards: Vec<ShardPlan>,
     /// Refused while listing: an image without a mask or the reverse.
     pub(super) refused: Vec<Refusal>,
+    /// Left out of training because another split has them; see [`Plan::drop_leaks`].
+    pub(super) leaked: Vec<Refusal>,
     /// Changes when the configuration or any raw file does.
     pub(super) fingerprint: String,
 }
@@ -66,7 +70,28 @@ impl Plan {
         }
         let shards = deal(config, pairs);
         let fingerprint = fingerprint(config, &shards, &refused);
-        Ok(Self { shards, refused, fingerprint })
+        Ok(Self { shards, refused, leaked: Vec::new(), fingerprint })
+    }
+
+    /// Takes leaked pairs out of the shards for training. A shard that loses some gets another
+    /// key, so it is written again; the others stay as they are.
+    pub(super) fn drop_leaks(&mut self, leaks: &BTreeMap<String, Leak>) {
+        for shard in self.shards.iter_mut().filter(|shard| shard.split == TRAIN_SPLIT) {
+            let mut key = Sha256::new();
+            digest(&mut key, &[&shard.key]);
+            let before = self.leaked.len();
+            shard.pairs.retain(|pair| {
+                let sample_id = pair.sample_id();
+                let Some(leak) = leaks.get(&sample_id) else { return true };
+                digest(&mut key, &[&sample_id]);
+                let reason = RejectReason::Leak { of: leak.of.clone(), bits: leak.bits };
+                self.leaked.push(Refusal::judged(pair, &reason));
+                false
+            });
+            if self.leaked.len() > before {
+                shard.key = hex(&key.finalize());
+            }
+        }
     }
 
     pub(super) fn num_pairs(&self) -> u64 {

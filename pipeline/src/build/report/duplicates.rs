@@ -16,6 +16,9 @@ const MOST_LISTED: usize = 100;
 /// quadratically.
 const MOST_COMPARED: usize = 200;
 
+/// The split that trains; what it shares with any other is a leak.
+pub(in super::super) const TRAIN_SPLIT: &str = "train";
+
 /// Repetitions found in a data set.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
 pub struct Duplicates {
@@ -66,22 +69,13 @@ fn identical(facts: &[RowFacts], rows: &mut u64) -> Vec<DuplicatePair> {
 }
 
 fn alike_across_splits(facts: &[RowFacts]) -> Vec<DuplicatePair> {
-    let width = u64::BITS / BANDS;
     let mut pairs = Vec::new();
-    for band in 0..BANDS {
-        let mut buckets: BTreeMap<u64, Vec<&RowFacts>> = BTreeMap::new();
-        for fact in facts {
-            let value = (fact.perceptual_hash >> (band * width)) & ((1 << width) - 1);
-            buckets.entry(value).or_default().push(fact);
-        }
-        for bucket in buckets.values() {
-            let bucket = &bucket[..bucket.len().min(MOST_COMPARED)];
-            for (at, left) in bucket.iter().enumerate() {
-                for right in bucket[at + 1..].iter().filter(|right| right.split != left.split) {
-                    let bits = (left.perceptual_hash ^ right.perceptual_hash).count_ones();
-                    if bits <= ALIKE_BITS {
-                        pairs.push(pair(left, right, bits));
-                    }
+    for bucket in buckets(facts) {
+        let bucket = &bucket[..bucket.len().min(MOST_COMPARED)];
+        for (at, left) in bucket.iter().enumerate() {
+            for right in bucket[at + 1..].iter().filter(|right| right.split != left.split) {
+                if let Some(bits) = alike(left, right) {
+                    pairs.push(pair(left, right, bits));
                 }
             }
         }
@@ -91,9 +85,60 @@ fn alike_across_splits(facts: &[RowFacts]) -> Vec<DuplicatePair> {
     pairs
 }
 
+/// The image of a row for training that a row of another split has too.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(in super::super) struct Leak {
+    /// Differing bits of the perceptual hashes.
+    pub(in super::super) bits: u32,
+    /// `split: source/name` of the other row.
+    pub(in super::super) of: String,
+}
+
+/// Every leaked row of the split for training, by sample id, with the row it resembles most.
+pub(in super::super) fn leaks(facts: &[RowFacts]) -> BTreeMap<String, Leak> {
+    let mut leaks: BTreeMap<String, Leak> = BTreeMap::new();
+    for bucket in buckets(facts) {
+        let (train, others): (Vec<&RowFacts>, Vec<&RowFacts>) =
+            bucket.into_iter().partition(|fact| fact.split == TRAIN_SPLIT);
+        for row in train {
+            let found = others
+                .iter()
+                .filter_map(|other| alike(row, other).map(|bits| Leak { bits, of: place(other) }));
+            let known = leaks.get(&row.sample_id).cloned();
+            if let Some(leak) = found.chain(known).min() {
+                leaks.insert(row.sample_id.clone(), leak);
+            }
+        }
+    }
+    leaks
+}
+
+/// Rows whose hashes agree in one band; alike rows meet in at least one of these.
+fn buckets(facts: &[RowFacts]) -> impl Iterator<Item = Vec<&RowFacts>> {
+    let width = u64::BITS / BANDS;
+    (0..BANDS).flat_map(move |band| {
+        let mut buckets: BTreeMap<u64, Vec<&RowFacts>> = BTreeMap::new();
+        for fact in facts {
+            let value = (fact.perceptual_hash >> (band * width)) & ((1 << width) - 1);
+            buckets.entry(value).or_default().push(fact);
+        }
+        buckets.into_values()
+    })
+}
+
+/// The differing bits of two rows that count as alike.
+fn alike(left: &RowFacts, right: &RowFacts) -> Option<u32> {
+    let bits = (left.perceptual_hash ^ right.perceptual_hash).count_ones();
+    (bits <= ALIKE_BITS).then_some(bits)
+}
+
+/// `split: source/name`.
+pub(super) fn place(fact: &RowFacts) -> String {
+    format!("{}: {}", fact.split, fact.sample_id)
+}
+
 fn pair(left: &RowFacts, right: &RowFacts, bits: u32) -> DuplicatePair {
-    let name = |fact: &RowFacts| format!("{}: {}", fact.split, fact.sample_id);
-    let (left, right) = (name(left), name(right));
+    let (left, right) = (place(left), place(right));
     let (left, right) = if left <= right { (left, right) } else { (right, left) };
     DuplicatePair { bits, left, right }
 }
@@ -128,5 +173,9 @@ mod tests {
         assert_eq!((found.identical, found.across_splits), (2, 2));
         assert_eq!(found.pairs[0].right, "train: s/b");
         assert_eq!((found.pairs[1].bits, found.pairs[1].right.as_str()), (3, "val: s/c"));
+
+        let leaks = leaks(&facts);
+        assert_eq!(leaks.keys().collect::<Vec<_>>(), ["s/a", "s/b"], "never a row of `val`");
+        assert_eq!(leaks["s/a"], Leak { bits: 3, of: "val: s/c".into() });
     }
 }

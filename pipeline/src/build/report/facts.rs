@@ -22,7 +22,7 @@ const COLUMNS: [&str; 7] = [
 ];
 
 /// Facts of one row, and where its pictures are.
-pub(super) struct RowFacts {
+pub(in super::super) struct RowFacts {
     pub(super) sample_id: String,
     pub(super) source: String,
     pub(super) split: String,

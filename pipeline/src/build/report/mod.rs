@@ -12,11 +12,12 @@ use dataset::source::{Layout, SplitRule, expected_count};
 use serde::{Deserialize, Serialize};
 
 pub use duplicates::{DuplicatePair, Duplicates};
+pub(super) use duplicates::{Leak, TRAIN_SPLIT, leaks};
+pub(super) use facts::RowFacts;
 
 use super::plan::ShardPlan;
 use super::quarantine::Refusal;
 use super::{BuildConfig, BuildError};
-use facts::RowFacts;
 
 /// Name of the report inside a data set.
 pub const REPORT_FILE: &str = "report.json";
@@ -69,17 +70,26 @@ pub struct SourceReport {
     pub refused: BTreeMap<String, u64>,
 }
 
-/// The report of a build, and the page that shows it.
-pub(super) fn make(
-    config: &BuildConfig,
-    fingerprint: &str,
-    shards: &[(&ShardPlan, PathBuf, u64)],
-    refusals: &[Refusal],
-) -> Result<(BuildReport, Vec<u8>), BuildError> {
+/// A whole shard: its plan, where it lies, its bytes.
+pub(super) type WholeShard<'a> = (&'a ShardPlan, PathBuf, u64);
+
+/// The facts of all rows of whole shards.
+pub(super) fn read_facts(shards: &[WholeShard<'_>]) -> Result<Vec<RowFacts>, BuildError> {
     let mut facts = Vec::new();
     for (index, (shard, path, _)) in shards.iter().enumerate() {
         facts::read(path, &shard.split, index, &mut facts)?;
     }
+    Ok(facts)
+}
+
+/// The report of a build, and the page that shows it.
+pub(super) fn make(
+    config: &BuildConfig,
+    fingerprint: &str,
+    shards: &[WholeShard<'_>],
+    refusals: &[Refusal],
+) -> Result<(BuildReport, Vec<u8>), BuildError> {
+    let facts = read_facts(shards)?;
     let sources = config
         .source
         .iter()
@@ -106,7 +116,8 @@ pub(super) fn make(
     };
     let paths: Vec<PathBuf> = shards.iter().map(|(_, path, _)| path.clone()).collect();
     let sheets = pictures::contact_sheets(&facts, &paths)?;
-    let page = page::render(&report, &facts, sheets, refusals)?;
+    let repeated = pictures::repeated(&facts, &paths, &report.duplicates.pairs)?;
+    let page = page::render(&report, &facts, sheets, repeated, refusals)?;
     Ok((report, page.into_bytes()))
 }
 

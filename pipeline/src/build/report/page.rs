@@ -10,7 +10,7 @@ use super::super::BuildError;
 use super::super::quarantine::Refusal;
 use super::BuildReport;
 use super::facts::RowFacts;
-use super::pictures::Picture;
+use super::pictures::{Picture, RepeatedPicture};
 
 const TEMPLATE: &str = include_str!("page.html");
 /// Refused pairs shown; all of them are in `quarantine.jsonl`.
@@ -53,6 +53,7 @@ pub(super) fn render(
     report: &BuildReport,
     facts: &[RowFacts],
     mut sheets: BTreeMap<String, Vec<Picture>>,
+    repeated: Vec<RepeatedPicture>,
     refusals: &[Refusal],
 ) -> Result<String, BuildError> {
     let sections: Vec<Section<'_>> = report
@@ -86,6 +87,7 @@ pub(super) fn render(
             template.render(context! {
                 report => Value::from(Serde(report)),
                 sections => Value::from(Serde(&sections)),
+                repeated => Value::from(Serde(&repeated)),
                 refusals => Value::from(Serde(shown)),
                 mebibytes,
             })

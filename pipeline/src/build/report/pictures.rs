@@ -1,6 +1,6 @@
 //! Contact sheets: small pictures with the mask's outline, as data URIs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
 use base64::Engine as _;
@@ -13,10 +13,13 @@ use image::{GrayImage, Rgb, RgbImage};
 use sha2::{Digest, Sha256};
 
 use super::super::BuildError;
+use super::duplicates::{DuplicatePair, place};
 use super::facts::{RowFacts, read_pictures};
 
 /// Pictures on the contact sheet of a source.
 const PICTURES_PER_SOURCE: usize = 12;
+/// Pairs of repeated images shown; the list is longer.
+const REPETITIONS_SHOWN: usize = 24;
 /// Longest side of a picture, in pixels.
 const PICTURE_SIDE: u32 = 176;
 const JPEG_QUALITY: u8 = 80;
@@ -24,12 +27,19 @@ const JPEG_QUALITY: u8 = 80;
 const OUTLINE: Rgb<u8> = Rgb([255, 0, 160]);
 
 /// One picture of a contact sheet.
-#[derive(serde::Serialize)]
+#[derive(Clone, serde::Serialize)]
 pub(super) struct Picture {
     pub(super) caption: String,
     pub(super) data_uri: String,
     pub(super) width: u32,
     pub(super) height: u32,
+}
+
+/// Two repeated images side by side.
+#[derive(serde::Serialize)]
+pub(super) struct RepeatedPicture {
+    pub(super) bits: u32,
+    pub(super) pictures: [Picture; 2],
 }
 
 /// A few pictures of every source, chosen by a digest of their names so that a rebuild shows the
@@ -38,19 +48,52 @@ pub(super) fn contact_sheets(
     facts: &[RowFacts],
     shards: &[PathBuf],
 ) -> Result<BTreeMap<String, Vec<Picture>>, BuildError> {
-    let mut chosen: Vec<&RowFacts> = by_source(facts).into_values().flatten().collect();
-    chosen.sort_by_key(|fact| fact.place);
+    let chosen: Vec<&RowFacts> = by_source(facts).into_values().flatten().collect();
     let mut sheets: BTreeMap<String, Vec<Picture>> = BTreeMap::new();
+    for (fact, picture) in pictures_of(chosen, shards)? {
+        sheets.entry(fact.source.clone()).or_default().push(picture);
+    }
+    Ok(sheets)
+}
+
+/// The first repeated images of the list.
+pub(super) fn repeated(
+    facts: &[RowFacts],
+    shards: &[PathBuf],
+    pairs: &[DuplicatePair],
+) -> Result<Vec<RepeatedPicture>, BuildError> {
+    let shown = &pairs[..pairs.len().min(REPETITIONS_SHOWN)];
+    let wanted: BTreeSet<&str> =
+        shown.iter().flat_map(|pair| [pair.left.as_str(), pair.right.as_str()]).collect();
+    let chosen = facts.iter().filter(|fact| wanted.contains(place(fact).as_str())).collect();
+    let pictures: BTreeMap<String, Picture> = pictures_of(chosen, shards)?
+        .into_iter()
+        .map(|(fact, picture)| (place(fact), picture))
+        .collect();
+    Ok(shown
+        .iter()
+        .filter_map(|pair| {
+            let of = |name: &str| pictures.get(name).cloned();
+            Some(RepeatedPicture { bits: pair.bits, pictures: [of(&pair.left)?, of(&pair.right)?] })
+        })
+        .collect())
+}
+
+/// The pictures of chosen rows, in the order in which they are stored.
+fn pictures_of<'a>(
+    mut chosen: Vec<&'a RowFacts>,
+    shards: &[PathBuf],
+) -> Result<Vec<(&'a RowFacts, Picture)>, BuildError> {
+    chosen.sort_by_key(|fact| fact.place);
+    let mut pictures = Vec::with_capacity(chosen.len());
     for in_shard in chosen.chunk_by(|left, right| left.place.0 == right.place.0) {
         let rows: Vec<usize> = in_shard.iter().map(|fact| fact.place.1).collect();
         let files = read_pictures(&shards[in_shard[0].place.0], &rows)?;
         for (fact, (image, mask)) in in_shard.iter().zip(files) {
-            if let Some(picture) = picture(fact, &image, &mask) {
-                sheets.entry(fact.source.clone()).or_default().push(picture);
-            }
+            pictures.extend(picture(fact, &image, &mask).map(|picture| (*fact, picture)));
         }
     }
-    Ok(sheets)
+    Ok(pictures)
 }
 
 fn by_source(facts: &[RowFacts]) -> BTreeMap<&str, Vec<&RowFacts>> {
