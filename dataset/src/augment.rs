@@ -128,6 +128,7 @@ pub fn stretch(image: &RgbRaster, mask: &Mask255, size: usize) -> (RgbRaster, Ma
 const ROUNDING: f32 = (1_u32 << 23) as f32;
 
 /// As `astype(uint8)`: drops the fraction. Values are 0 to 255.
+#[inline(always)]
 fn truncate(values: &[f32], target: &mut [u8]) {
     for (target, &value) in target.iter_mut().zip(values) {
         let nearest = (value + ROUNDING) - ROUNDING;
@@ -137,6 +138,7 @@ fn truncate(values: &[f32], target: &mut [u8]) {
 }
 
 /// To the nearest whole number. Values are 0 to 255.
+#[inline(always)]
 fn round(values: &[f32], target: &mut [u8]) {
     for (target, value) in target.iter_mut().zip(values) {
         *target = (value + ROUNDING).to_bits() as u8;

@@ -54,7 +54,18 @@ impl Bilinear {
 
     /// Calls `emit(row, values)` for each kept row in order, `values` holding `CHANNELS` values
     /// per kept column. `source` is row by row with interleaved channels.
+    ///
+    /// Compiled once more for processors with AVX2, `emit` included; the values are the same bits.
     pub(crate) fn for_each_row<const CHANNELS: usize, T: Copy + Into<f32>>(
+        &self,
+        source: &[T],
+        emit: impl FnMut(usize, &[f32]),
+    ) {
+        pulp::Arch::new().dispatch(|| self.rows::<CHANNELS, T>(source, emit));
+    }
+
+    #[inline(always)]
+    fn rows<const CHANNELS: usize, T: Copy + Into<f32>>(
         &self,
         source: &[T],
         mut emit: impl FnMut(usize, &[f32]),
@@ -86,6 +97,7 @@ impl Bilinear {
         }
     }
 
+    #[inline(always)]
     fn stretch_row<const CHANNELS: usize, T: Copy + Into<f32>>(
         &self,
         pixels: &[T],

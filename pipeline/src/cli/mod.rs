@@ -1,5 +1,6 @@
 //! The commands of `hqseg`.
 
+mod bench;
 mod build;
 mod inspect;
 mod trace;
@@ -35,6 +36,8 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         row: u64,
     },
+    /// Measure the speed of a data set on this machine.
+    Bench(bench::BenchArguments),
     /// Print the samples, prompts and pixel hashes of a rank's training steps.
     Trace(trace::TraceArguments),
     /// Read every shard and compare it with the manifest.
@@ -118,6 +121,7 @@ pub(crate) fn run(arguments: Arguments) -> CliResult {
         Command::Build(arguments) => build::run(arguments),
         Command::Draw(arguments) => draw(&arguments),
         Command::Inspect { dataset, row } => inspect::inspect(&dataset, row),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Verify { dataset } => inspect::verify(&dataset),
     }

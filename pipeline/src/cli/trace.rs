@@ -6,7 +6,7 @@ use std::sync::Arc;
 use clap::Args;
 use dataset::augment::LargeScaleJitter;
 use dataset::order::World;
-use dataset::prompt::{Prompt, PromptKind, PromptRecipe};
+use dataset::prompt::{Prompt, PromptKind};
 use pipeline::{Batch, Dataset, Position, TrainRecipe, TrainStream};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -74,21 +74,16 @@ struct Sample<'a> {
 pub(super) fn run(arguments: &TraceArguments) -> CliResult {
     let world = World::new(arguments.rank, arguments.world)?;
     let dataset = Arc::new(Dataset::open(&arguments.dataset)?);
+    let published =
+        TrainRecipe::published(&arguments.split, arguments.seed, arguments.global_batch);
     let recipe = TrainRecipe {
-        split: arguments.split.clone(),
-        seed: arguments.seed,
-        global_batch: arguments.global_batch,
-        flip_probability: 0.5,
-        jitter: Some(LargeScaleJitter { output_size: arguments.size, scale_range: [0.1, 2.0] }),
+        jitter: published
+            .jitter
+            .map(|jitter| LargeScaleJitter { output_size: arguments.size, ..jitter }),
         output_size: arguments.size,
-        prompts: PromptRecipe {
-            kinds: vec![PromptKind::Box, PromptKind::Points, PromptKind::NoiseMask],
-            num_points: 10,
-        },
-        min_foreground_pixels: None,
-        augment_copies: None,
         threads: arguments.threads,
         prefetch_batches: 1,
+        ..published
     };
     let start = Position { epoch: arguments.epoch, step: arguments.from_step };
     let end = arguments.steps.map_or(arguments.epoch + 1, |_| u64::MAX);

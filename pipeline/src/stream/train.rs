@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 
 use dataset::augment::LargeScaleJitter;
 use dataset::order::{Order, World, steps_per_epoch};
-use dataset::prompt::{Prompt, PromptRecipe};
+use dataset::prompt::{Prompt, PromptKind, PromptRecipe};
 
 use super::StreamError;
 use super::dataset::Dataset;
@@ -43,6 +43,31 @@ pub struct TrainRecipe {
     pub threads: usize,
     /// Finished batches to keep ready (at least 1).
     pub prefetch_batches: usize,
+}
+
+impl TrainRecipe {
+    /// The published training: flip one in two, jitter 0.1 to 2.0 into 1024 x 1024, and a box, ten
+    /// points or a noise mask with equal probability.
+    #[must_use]
+    pub fn published(split: impl Into<String>, seed: u64, global_batch: usize) -> Self {
+        let output_size = 1024;
+        Self {
+            split: split.into(),
+            seed,
+            global_batch,
+            flip_probability: 0.5,
+            jitter: Some(LargeScaleJitter { output_size, scale_range: [0.1, 2.0] }),
+            output_size,
+            prompts: PromptRecipe {
+                kinds: vec![PromptKind::Box, PromptKind::Points, PromptKind::NoiseMask],
+                num_points: 10,
+            },
+            min_foreground_pixels: None,
+            augment_copies: None,
+            threads: 0,
+            prefetch_batches: 2,
+        }
+    }
 }
 
 /// Where a stream starts: before step `step` of epoch `epoch`, both from 0.

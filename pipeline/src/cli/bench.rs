@@ -1,0 +1,150 @@
+//! `hqseg bench stream`: how fast training samples come, and how much of that is decoding.
+
+use std::io::{self, Write};
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::{Args, Subcommand};
+use dataset::codec::{DecodeLimits, decode_image, decode_mask};
+use dataset::order::World;
+use pipeline::{Dataset, Position, TrainRecipe, TrainStream};
+use serde::Serialize;
+
+use super::CliResult;
+
+#[derive(Args)]
+pub(super) struct BenchArguments {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Read, decode, flip, jitter to 1024 x 1024 and prompts, as published.
+    Stream(StreamArguments),
+}
+
+#[derive(Args)]
+struct StreamArguments {
+    /// Folder or URL of the data set, or its build configuration (.toml).
+    dataset: String,
+    /// Split to stream.
+    #[arg(long, default_value = "train")]
+    split: String,
+    /// Decoding threads (default: one per core).
+    #[arg(long, default_value_t = 0)]
+    threads: usize,
+    /// Samples that are timed, after a batch that is not.
+    #[arg(long, default_value_t = 800)]
+    samples: u64,
+    /// Print JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Samples of a batch; a split with fewer is streamed one by one.
+const BATCH: usize = 8;
+
+#[derive(Serialize)]
+struct StreamSpeed {
+    threads: usize,
+    samples: u64,
+    samples_per_second: f64,
+    samples_per_second_per_thread: f64,
+    /// Milliseconds of one thread per sample, everything included.
+    sample_ms: f64,
+    /// Of these, for decoding the image alone.
+    decode_image_ms: f64,
+    /// And for decoding the mask alone.
+    decode_mask_ms: f64,
+    /// All milliseconds over those of decoding: 1 would be decoding and nothing else.
+    times_decoding: f64,
+}
+
+pub(super) fn run(arguments: &BenchArguments) -> CliResult {
+    let What::Stream(arguments) = &arguments.what;
+    let dataset = Arc::new(Dataset::open(&arguments.dataset)?);
+    let rows = dataset.num_samples(&arguments.split)?;
+    let (decode_image_ms, decode_mask_ms) =
+        decode_alone(&dataset, &arguments.split, arguments.samples.min(rows))?;
+    let threads = match arguments.threads {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        threads => threads,
+    };
+    let (samples, seconds) = stream(&dataset, arguments, rows, threads)?;
+    let samples_per_second = samples as f64 / seconds;
+    let sample_ms = 1e3 * threads as f64 / samples_per_second;
+    let speed = StreamSpeed {
+        threads,
+        samples,
+        samples_per_second,
+        samples_per_second_per_thread: samples_per_second / threads as f64,
+        sample_ms,
+        decode_image_ms,
+        decode_mask_ms,
+        times_decoding: sample_ms / (decode_image_ms + decode_mask_ms),
+    };
+    let mut out = io::stdout().lock();
+    if arguments.json {
+        serde_json::to_writer(&mut out, &speed)?;
+        return Ok(writeln!(out)?);
+    }
+    writeln!(
+        out,
+        "{samples} samples, {threads} threads: {samples_per_second:.1} samples/s, {:.1} a thread",
+        speed.samples_per_second_per_thread
+    )?;
+    writeln!(
+        out,
+        "{sample_ms:.2} ms a sample and thread, {decode_image_ms:.2} of them to decode the image and \
+         {decode_mask_ms:.2} the mask: {:.2} times decoding alone",
+        speed.times_decoding
+    )?;
+    Ok(())
+}
+
+/// Milliseconds per sample to decode the first rows of a split on this thread, image and mask.
+fn decode_alone(
+    dataset: &Dataset,
+    split: &str,
+    rows: u64,
+) -> Result<(f64, f64), Box<dyn std::error::Error>> {
+    let limits = DecodeLimits::default();
+    let mut seconds = (0.0, 0.0);
+    for row in 0..rows {
+        let sample = dataset.read_stored(split, row)?;
+        let started = Instant::now();
+        let image = decode_image(&sample.image_bytes, &limits)?;
+        seconds.0 += started.elapsed().as_secs_f64();
+        let started = Instant::now();
+        let mask = decode_mask(&sample.mask_bytes, &limits)?;
+        seconds.1 += started.elapsed().as_secs_f64();
+        std::hint::black_box((image, mask));
+    }
+    let per_row = 1e3 / rows.max(1) as f64;
+    Ok((seconds.0 * per_row, seconds.1 * per_row))
+}
+
+/// Samples and seconds, after one batch that is not counted. Batches are taken and dropped, so
+/// nothing but the stream works.
+fn stream(
+    dataset: &Arc<Dataset>,
+    arguments: &StreamArguments,
+    rows: u64,
+    threads: usize,
+) -> Result<(u64, f64), Box<dyn std::error::Error>> {
+    let global_batch = if rows < BATCH as u64 { 1 } else { BATCH };
+    let published = TrainRecipe::published(&arguments.split, 42, global_batch);
+    let recipe = TrainRecipe { threads, ..published };
+    let start = Position { epoch: 0, step: 0 };
+    let world = World::new(0, 1)?;
+    let mut stream = TrainStream::new(Arc::clone(dataset), recipe, world, start, u64::MAX)?;
+    stream.next_batch()?;
+    let mut samples = 0;
+    let started = Instant::now();
+    while samples < arguments.samples {
+        let Some(batch) = stream.next_batch()? else { break };
+        samples += batch.sample_ids.len() as u64;
+    }
+    Ok((samples, started.elapsed().as_secs_f64()))
+}
