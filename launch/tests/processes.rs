@@ -57,8 +57,8 @@ fn every_rank_has_its_environment() {
     let (port, threads) = rest.split_once(' ').unwrap();
     assert!(port.parse::<u16>().unwrap() > 0);
     assert_eq!(threads.parse::<usize>().unwrap(), (cores / 3).max(1));
-    for rank in 1..3 {
-        assert_eq!(lines[rank], format!("[rank {rank}] {rank} {rank} 3 3 127.0.0.1 cpu {rest}"));
+    for (rank, line) in lines.iter().enumerate().skip(1) {
+        assert_eq!(*line, format!("[rank {rank}] {rank} {rank} 3 3 127.0.0.1 cpu {rest}"));
     }
 }
 
