@@ -15,7 +15,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::config::EvalSection;
 use crate::data_parallel::DataParallel;
-use crate::feature_cache::FeatureCache;
+use crate::feature_cache::{self, FeatureCache};
 use crate::metrics::{boundary_iou, mask_iou, upsample_logits};
 use crate::model::{DecodeOutput, PromptBatch, SamHq};
 use crate::train::TrainError;
@@ -148,14 +148,8 @@ fn score_batch(
         .to_device(context.device);
     let boxes = Tensor::from_slice(&boxes).view([batch, 4]).to_device(context.device);
     let (sam_logits, hq_logits) = tch::no_grad(|| {
-        let encode = |images: &Tensor| context.model.encode(&context.model.preprocess(images));
-        let features = match context.feature_cache {
-            Some(cache) => cache.features(&pixels, side * side * 3, context.device, |missing| {
-                let index = Tensor::from_slice(missing).to_device(context.device);
-                encode(&images.index_select(0, &index))
-            }),
-            None => encode(&images),
-        };
+        let features =
+            feature_cache::encode(context.model, context.feature_cache, &images, &pixels);
         let prompts = context.model.embed_prompts(&PromptBatch::Boxes(boxes));
         let sam = DecodeOutput::Sam { multimask: false };
         let sam_logits = context.model.decode(&features, &prompts, sam).sam_logits;

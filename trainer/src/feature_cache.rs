@@ -12,10 +12,26 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::hex;
-use crate::model::ImageFeatures;
+use crate::model::{ImageFeatures, SamHq};
 
 const IMAGE_EMBEDDINGS: &str = "image_embeddings_bhwc";
 const INTERM_EMBEDDINGS: &str = "interm_embeddings_bhwc";
+
+/// Features of images (B, H, W, 3) whose bytes are `pixels`, through the cache where there is one.
+pub fn encode(
+    model: &SamHq,
+    cache: Option<&FeatureCache>,
+    images_u8_bhwc: &Tensor,
+    pixels: &[u8],
+) -> ImageFeatures {
+    let encode = |images: &Tensor| model.encode(&model.preprocess(images));
+    let Some(cache) = cache else { return encode(images_u8_bhwc) };
+    let image_bytes = pixels.len() / images_u8_bhwc.size()[0] as usize;
+    cache.features(pixels, image_bytes, model.device(), |missing| {
+        let index = Tensor::from_slice(missing).to_device(images_u8_bhwc.device());
+        encode(&images_u8_bhwc.index_select(0, &index))
+    })
+}
 
 /// A folder of features, one file a sample.
 pub struct FeatureCache {

@@ -6,10 +6,10 @@ use tch::{Device, Tensor};
 
 use crate::batch::{group_prompts, to_tensors};
 use crate::data_parallel::{DataParallel, StepSums};
-use crate::feature_cache::FeatureCache;
+use crate::feature_cache::{self, FeatureCache};
 use crate::loss::{LossConfig, point_sampled_loss};
 use crate::loss_points::draw_loss_points;
-use crate::model::{DecodeOutput, ImageFeatures, SamHq};
+use crate::model::{DecodeOutput, SamHq};
 use crate::optim::Adam;
 use crate::train::TrainError;
 
@@ -122,7 +122,10 @@ fn forward_backward(
 ) -> MicroBatch {
     let started = Instant::now();
     let tensors = to_tensors(batch, from, to, context.device);
-    let features = encode_batch(context, batch, from, to, &tensors.images_u8_bhwc);
+    let image_bytes = batch.height * batch.width * 3;
+    let pixels = &batch.images[from * image_bytes..to * image_bytes];
+    let cache = context.feature_cache.as_ref();
+    let features = feature_cache::encode(&context.model, cache, &tensors.images_u8_bhwc, pixels);
     let encode = started.elapsed();
 
     let mut micro = MicroBatch { loss_mask: 0.0, loss_dice: 0.0, encode, decode: Duration::ZERO };
@@ -149,24 +152,6 @@ fn forward_backward(
     }
     micro.decode = started.elapsed().saturating_sub(encode);
     micro
-}
-
-/// Features of samples `from..to`, from the cache where there is one.
-fn encode_batch(
-    context: &StepContext,
-    batch: &pipeline::Batch,
-    from: usize,
-    to: usize,
-    images_u8_bhwc: &Tensor,
-) -> ImageFeatures {
-    let encode = |images: &Tensor| context.model.encode(&context.model.preprocess(images));
-    let Some(cache) = &context.feature_cache else { return encode(images_u8_bhwc) };
-    let image_bytes = batch.height * batch.width * 3;
-    let pixels = &batch.images[from * image_bytes..to * image_bytes];
-    cache.features(pixels, image_bytes, context.device, |missing| {
-        let index = Tensor::from_slice(missing).to_device(context.device);
-        encode(&images_u8_bhwc.index_select(0, &index))
-    })
 }
 
 /// Gradients in the order of the parameters; zeros where a rank had no sample.
