@@ -47,6 +47,7 @@ fn data_that_is_not_there_is_named() {
 }
 
 #[test]
+#[expect(clippy::print_stdout, reason = "a skipped test says so in its output")]
 fn no_gpu_says_how_to_train_on_cpu() {
     if tch::Cuda::is_available() {
         println!("skipped: this machine has a GPU");

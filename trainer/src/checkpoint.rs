@@ -262,7 +262,7 @@ mod tests {
     fn round_trip_is_exact() {
         let folder = tempfile::tempdir().unwrap();
         let path = save(folder.path(), &sample()).unwrap();
-        assert_eq!(list(folder.path()).unwrap(), [path.clone()]);
+        assert_eq!(list(folder.path()).unwrap(), std::slice::from_ref(&path));
         let back = load(&path).unwrap();
         assert_eq!(back.info.global_step, 7);
         assert_eq!(digest(&back.hq_parameters), digest(&sample().hq_parameters));

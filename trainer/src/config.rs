@@ -209,7 +209,7 @@ impl TrainSection {
     /// `StepLR`; the published run has 1e-3 in epochs 0 to 9 and 1e-4 in 10 and 11.
     #[must_use]
     pub fn lr_at(&self, epoch: u64) -> f64 {
-        let drops = if self.lr_drop_epoch == 0 { 0 } else { epoch / self.lr_drop_epoch };
+        let drops = epoch.checked_div(self.lr_drop_epoch).unwrap_or(0);
         self.lr * self.lr_drop_factor.powi(i32::try_from(drops).unwrap_or(i32::MAX))
     }
 }

@@ -26,6 +26,9 @@ struct EvalPoint {
     hq: Score,
 }
 
+/// Values by step.
+type Points = Vec<(u64, f64)>;
+
 /// Steps over which the drawn loss is averaged.
 const WINDOW: usize = 25;
 
@@ -60,7 +63,7 @@ pub fn draw(folder: &Path) -> Result<(), String> {
     let percent = |name, color, value: fn(&EvalPoint) -> f64| {
         (name, color, evaluations.iter().map(|e| (e.global_step, 100.0 * value(e))).collect())
     };
-    let series: [(&str, RGBColor, Vec<(u64, f64)>); 4] = [
+    let series: [(&str, RGBColor, Points); 4] = [
         percent("SAM mIoU", RGBColor(150, 150, 150), |e| e.sam.mask_iou),
         percent("HQ-SAM mIoU", BLUE, |e| e.hq.mask_iou),
         percent("SAM boundary mIoU", RGBColor(210, 170, 130), |e| e.sam.boundary_iou),
@@ -83,7 +86,7 @@ fn read_lines<T: for<'a> Deserialize<'a>>(path: &Path) -> Result<Vec<T>, String>
         .collect()
 }
 
-fn smoothed(steps: &[StepPoint], values: &[f64]) -> Vec<(u64, f64)> {
+fn smoothed(steps: &[StepPoint], values: &[f64]) -> Points {
     steps
         .iter()
         .enumerate()
@@ -117,7 +120,7 @@ fn line<'a, 'b: 'a>(
     plot: &mut Plot<'a, 'b>,
     name: &str,
     color: RGBColor,
-    points: Vec<(u64, f64)>,
+    points: Points,
     point_size: u32,
 ) -> Drawn<()> {
     let style = color.stroke_width(2).filled();

@@ -46,6 +46,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::print_stdout, reason = "a skipped test says so in its output")]
     fn cuda_without_a_gpu_says_what_to_do() {
         if Cuda::is_available() {
             println!("skipped: this machine has a GPU");
