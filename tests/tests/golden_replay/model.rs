@@ -11,6 +11,9 @@ use trainer::optim::{Adam, AdamConfig};
 
 use super::{Golden, Mismatches};
 
+/// What the decoder reads, image by image.
+type Inputs = Vec<(ImageFeatures, PromptEmbeddings)>;
+
 /// Embeddings and logits.
 const FORWARD: f64 = 1e-4;
 /// Loss of each step.
@@ -133,16 +136,21 @@ impl Golden {
         checks.iter().flat_map(near).collect()
     }
 
-    pub(super) fn train(&self, name: &str, case: &Value) -> Mismatches {
-        let model = self.model();
-        let recorded = self.tensors("train.safetensors");
+    /// Features and prompts of the recorded batch, and its masks (B, 1, H, W) in 0..1.
+    fn batch(
+        &self,
+        model: &SamHq,
+        name: &str,
+        case: &Value,
+        recorded: &StateDict,
+    ) -> (Inputs, Tensor) {
         let prompts = case["prompts"].as_array().unwrap();
-        let inputs: Vec<(ImageFeatures, PromptEmbeddings)> = prompts
+        let inputs: Inputs = prompts
             .iter()
             .enumerate()
             .map(|(index, prompt)| {
-                let features = self.encode(&model, &format!("train.{index}.image1024.png"));
-                let prompt = recorded_prompt(&recorded, &format!("{name}.input.{index}"), prompt);
+                let features = self.encode(model, &format!("train.{index}.image1024.png"));
+                let prompt = recorded_prompt(recorded, &format!("{name}.input.{index}"), prompt);
                 (features, model.embed_prompts(&prompt))
             })
             .collect();
@@ -153,7 +161,13 @@ impl Golden {
                 Tensor::from_slice(&mask.pixels).view(size).to_kind(Kind::Float) / 255.0
             })
             .collect();
-        let target = Tensor::cat(&targets, 0);
+        (inputs, Tensor::cat(&targets, 0))
+    }
+
+    pub(super) fn train(&self, name: &str, case: &Value) -> Mismatches {
+        let model = self.model();
+        let recorded = self.tensors("train.safetensors");
+        let (inputs, target) = self.batch(&model, name, case, &recorded);
         let parameters = model.hq_parameters();
         let mut adam = Adam::new(&parameters, AdamConfig::default());
         let lr = case["optimiser"]["lr"].as_f64().unwrap();
