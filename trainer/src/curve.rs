@@ -58,7 +58,7 @@ pub fn draw(folder: &Path) -> Result<(), String> {
         let points = smoothed(&steps, &values);
         line(&mut plot, name, color, points, 0).map_err(text)?;
     }
-    legend(&mut plot).map_err(text)?;
+    legend(&mut plot, SeriesLabelPosition::UpperRight).map_err(text)?;
 
     let percent = |name, color, value: fn(&EvalPoint) -> f64| {
         (name, color, evaluations.iter().map(|e| (e.global_step, 100.0 * value(e))).collect())
@@ -73,7 +73,8 @@ pub fn draw(folder: &Path) -> Result<(), String> {
     for (name, color, points) in series {
         line(&mut plot, name, color, points, 3).map_err(text)?;
     }
-    legend(&mut plot).map_err(text)?;
+    // Scores worth drawing are in the upper half.
+    legend(&mut plot, SeriesLabelPosition::LowerRight).map_err(text)?;
     root.present().map_err(text)
 }
 
@@ -130,9 +131,9 @@ fn line<'a, 'b: 'a>(
     Ok(())
 }
 
-fn legend<'a, 'b: 'a>(plot: &mut Plot<'a, 'b>) -> Drawn<()> {
+fn legend<'a, 'b: 'a>(plot: &mut Plot<'a, 'b>, position: SeriesLabelPosition) -> Drawn<()> {
     plot.configure_series_labels()
-        .position(SeriesLabelPosition::UpperRight)
+        .position(position)
         .background_style(WHITE.mix(0.8))
         .border_style(BLACK.mix(0.2))
         .draw()
