@@ -1,9 +1,11 @@
-//! Exported models opened by the published Python package.
+//! Exported models opened by the Python packages that people have.
 
-use std::process::Command;
+use std::path::Path;
+use std::process::{Command, Output};
 
 use tch::Device;
 use tests::{python, succeed, workspace_root};
+use trainer::config::TrainConfig;
 use trainer::model::{EncoderConfig, SamHq};
 use trainer::weights::save_pth;
 
@@ -20,42 +22,14 @@ fn exported_pth_predicts_the_same_in_segment_anything_hq() {
         let encoder = EncoderConfig::named(name).unwrap();
         let state = SamHq::random(&encoder, 11, Device::Cpu).state_dict();
         save_pth(&folder.join("model.pth"), &state).unwrap();
-        let (height, width) = (side * 3 / 4, side);
-        let (image, _) = dataset::draw::draw_pair(3, 0, (height, width));
-        image::save_buffer(
-            folder.join("image.png"),
-            &image.pixels,
-            width as u32,
-            height as u32,
-            image::ColorType::Rgb8,
-        )
-        .unwrap();
-        let box_ = format!("{},{},{},{}", side / 8, side / 8, side / 2, side / 2);
-        let point = format!("{},{}", side / 4, side / 4);
-        let _ = succeed(
+        let (box_, point) = predict_logits(folder, "model.pth", (side * 3 / 4, side));
+        let output = run_script(
+            &python,
             folder,
-            "hqsam",
-            &[
-                "predict",
-                "model.pth",
-                "image.png",
-                "--box",
-                &box_,
-                "--point",
-                &point,
-                "--logits",
-                "logits.safetensors",
-            ],
+            "tests/python/compare_predict.py",
+            &[name, "model.pth", "image.png", "logits.safetensors", &box_, &point],
         );
-        let output = Command::new(&python)
-            .arg(workspace_root().join("tests/python/compare_predict.py"))
-            .args([name, "model.pth", "image.png", "logits.safetensors", &box_, &point])
-            .current_dir(folder)
-            .output()
-            .unwrap();
         let stdout = String::from_utf8_lossy(&output.stdout);
-        let stderr = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{stdout}{stderr}");
         let result: serde_json::Value = serde_json::from_str(stdout.trim()).unwrap();
         assert_eq!(result["missing"], serde_json::json!([]), "{name}");
         assert_eq!(result["unexpected"], serde_json::json!([]), "{name}");
@@ -63,4 +37,126 @@ fn exported_pth_predicts_the_same_in_segment_anything_hq() {
         println!("{name}, {side} px: largest difference {difference:.2e}");
         assert!(difference < LOGITS_TOLERANCE, "{name}, {side} px: {difference}");
     }
+}
+
+/// A ViT of two blocks: transformers reads its sizes from the exported folder.
+const SMALL_VIT: &str = r#"
+output = "run"
+[model]
+random_sam = true
+[model.encoder]
+kind = "vit"
+img_size = 512
+embed_dim = 64
+depth = 2
+num_heads = 2
+window_size = 7
+global_attn_indexes = [1]
+[data]
+path = "data"
+"#;
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the measured difference belongs to the result")]
+fn exported_folder_predicts_the_same_in_transformers() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    std::fs::write(folder.join("small.toml"), SMALL_VIT).unwrap();
+    let config = TrainConfig::load(&folder.join("small.toml"), &[]).unwrap();
+    let encoder = config.model.encoder.resolve().unwrap();
+    let state = SamHq::random(&encoder, 5, Device::Cpu).state_dict();
+    save_pth(&folder.join("model.pth"), &state).unwrap();
+    let export = ["export", "model.pth", "--format", "transformers", "-o", "exported"];
+    let _ = succeed(folder, "hqsam", &export);
+    assert!(folder.join("exported/README.md").is_file(), "no model card");
+    // The folder is read by us as well: the logits are those of what transformers opens.
+    let (box_, point) = predict_logits(folder, "exported", (512, 512));
+    let output = run_script(
+        &python,
+        folder,
+        "tests/python/compare_transformers.py",
+        &["exported", "image.png", "logits.safetensors", &box_, &point],
+    );
+    let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    for kind in ["missing", "unexpected", "mismatched"] {
+        assert_eq!(result[kind], serde_json::json!([]), "{kind}");
+    }
+    let difference = result["max_difference"].as_f64().unwrap();
+    println!(
+        "transformers: largest difference {difference:.2e}, without the correction {}",
+        result["as_it_is"]
+    );
+    assert!(difference < LOGITS_TOLERANCE, "{difference}");
+}
+
+#[test]
+fn onnx_graphs_are_made_and_checked_by_the_shipped_script() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let encoder = EncoderConfig::named("vit_tiny").unwrap();
+    let state = SamHq::random(&encoder, 7, Device::Cpu).state_dict();
+    save_pth(&folder.join("model.pth"), &state).unwrap();
+    let arguments = ["model.pth", "--model-type", "vit_tiny", "--output", "onnx"];
+    let output = run_script(&python, folder, "scripts/export_onnx.py", &arguments);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(stdout.matches("of torch").count(), 2, "{stdout}");
+    for name in ["encoder.onnx", "decoder.onnx"] {
+        assert!(folder.join("onnx").join(name).metadata().unwrap().len() > 1 << 20, "{name}");
+    }
+    // Another model type than the file's is refused by name, and nothing is written.
+    let refused = Command::new(&python)
+        .arg(workspace_root().join("scripts/export_onnx.py"))
+        .args(["model.pth", "--model-type", "vit_b", "--output", "wrong"])
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert!(!refused.status.success() && stderr.contains("is no vit_b HQ-SAM"), "{stderr}");
+    assert!(!folder.join("wrong/encoder.onnx").exists());
+}
+
+/// Draws `image.png` and writes the model's logits of a box and a point, which are returned, to
+/// `logits.safetensors`.
+fn predict_logits(folder: &Path, model: &str, (height, width): (usize, usize)) -> (String, String) {
+    let (image, _) = dataset::draw::draw_pair(3, 0, (height, width));
+    image::save_buffer(
+        folder.join("image.png"),
+        &image.pixels,
+        width as u32,
+        height as u32,
+        image::ColorType::Rgb8,
+    )
+    .unwrap();
+    let box_ = format!("{0},{0},{1},{1}", width / 8, width / 2);
+    let point = format!("{0},{0}", width / 4);
+    let _ = succeed(
+        folder,
+        "hqsam",
+        &[
+            "predict",
+            model,
+            "image.png",
+            "--box",
+            &box_,
+            "--point",
+            &point,
+            "--logits",
+            "logits.safetensors",
+        ],
+    );
+    (box_, point)
+}
+
+fn run_script(python: &Path, folder: &Path, script: &str, arguments: &[&str]) -> Output {
+    let output = Command::new(python)
+        .arg(workspace_root().join(script))
+        .args(arguments)
+        .current_dir(folder)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}{stderr}", String::from_utf8_lossy(&output.stdout));
+    output
 }

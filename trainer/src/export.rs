@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tch::Tensor;
 
-use crate::model::StateDict;
+use crate::model::{EncoderConfig, StateDict};
 use crate::weights::{self, WeightsError};
 
 /// File format of an export.
@@ -15,15 +15,18 @@ pub enum ExportFormat {
     Pth,
     /// safetensors with the same names.
     Safetensors,
+    /// A folder that `transformers.SamHQModel.from_pretrained` loads; ViT encoders only.
+    Transformers,
 }
 
 impl ExportFormat {
-    /// File name extension.
+    /// Name of the export inside a run's folder.
     #[must_use]
-    pub fn extension(self) -> &'static str {
+    pub fn default_name(self) -> &'static str {
         match self {
-            Self::Pth => "pth",
-            Self::Safetensors => "safetensors",
+            Self::Pth => "hqsam.pth",
+            Self::Safetensors => "hqsam.safetensors",
+            Self::Transformers => "hqsam_transformers",
         }
     }
 }
@@ -50,10 +53,16 @@ pub enum ExportError {
 ///
 /// # Errors
 /// A file that cannot be written, or that reads back differently.
-pub fn export(state: &StateDict, path: &Path, format: ExportFormat) -> Result<(), ExportError> {
+pub fn export(
+    state: &StateDict,
+    encoder: &EncoderConfig,
+    path: &Path,
+    format: ExportFormat,
+) -> Result<(), ExportError> {
     match format {
         ExportFormat::Pth => weights::save_pth(path, state)?,
         ExportFormat::Safetensors => weights::save_safetensors(path, state, &BTreeMap::new())?,
+        ExportFormat::Transformers => weights::save_transformers(path, state, encoder)?,
     }
     compare(state, &weights::load(path)?.state, path)
 }

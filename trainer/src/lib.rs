@@ -22,6 +22,7 @@ pub mod loss;
 pub mod loss_points;
 pub mod metrics;
 pub mod model;
+pub mod model_card;
 pub mod optim;
 pub mod predict;
 pub mod run;

@@ -80,7 +80,7 @@ pub fn load_frozen_sam(config: &TrainConfig, device: Device) -> Result<(SamHq, S
         return Err(RunError::NotUsable {
             path: path.clone(),
             problem: "no such file; model.checkpoint names the SAM checkpoint to start from \
-                      (.pth or .safetensors)"
+                      (.pth, .safetensors or a transformers folder)"
                 .into(),
         });
     }
@@ -95,8 +95,8 @@ pub fn load_frozen_sam(config: &TrainConfig, device: Device) -> Result<(SamHq, S
     }
     let model = SamHq::from_state(&encoder, loaded.state, HqInit::Fresh { seed }, device)
         .map_err(|error| in_file(path, &error))?;
-    let sha256 =
-        file_sha256(path).map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
+    let file = weights::tensor_file(path);
+    let sha256 = file_sha256(&file).map_err(|source| CheckpointError::Io { path: file, source })?;
     Ok((model, sha256))
 }
 
@@ -123,7 +123,7 @@ pub fn load_hq_parameters(model: &SamHq, values: &StateDict) -> Result<(), Strin
     Ok(())
 }
 
-/// Opens a run's folder (its newest checkpoint) or a merged HQ-SAM file.
+/// Opens a run's folder (its newest checkpoint), a merged HQ-SAM file or a transformers folder.
 ///
 /// # Errors
 /// A path that is neither, or whose weights do not fit.
@@ -132,7 +132,11 @@ pub fn open_model(
     encoder: Option<&str>,
     device: Device,
 ) -> Result<OpenModel, RunError> {
-    if path.is_dir() { open_run(path, device) } else { open_file(path, encoder, device) }
+    if path.is_dir() && !weights::is_transformers_folder(path) {
+        open_run(path, device)
+    } else {
+        open_file(path, encoder, device)
+    }
 }
 
 /// Reads the configuration that a run saved.
@@ -186,6 +190,7 @@ fn open_file(path: &Path, encoder: Option<&str>, device: Device) -> Result<OpenM
         Some(name) => EncoderConfig::named(name).ok_or_else(|| {
             refuse(format!("--encoder {name}: valid are {}", EncoderConfig::names().join(", ")))
         })?,
+        None if path.is_dir() => weights::transformers_encoder(path)?,
         None => recognise_encoder(&loaded.state).ok_or_else(|| {
             refuse("its encoder has no published sizes; name it with --encoder".into())
         })?,

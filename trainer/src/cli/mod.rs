@@ -16,6 +16,7 @@ use trainer::config::{EvalSection, TrainConfig};
 use trainer::data_parallel::DataParallel;
 use trainer::evaluate::{EvalContext, evaluate};
 use trainer::export::{ExportFormat, export};
+use trainer::model_card::ModelCard;
 use trainer::run::{self, OpenModel};
 use trainer::run_log::{evaluation_bar, write_report};
 use trainer::train::{Outcome, TrainOptions, train};
@@ -37,7 +38,7 @@ enum Command {
     Train(TrainArguments),
     /// Mask IoU and boundary IoU of the frozen SAM and of HQ-SAM, per set.
     Eval(EvalArguments),
-    /// Write the merged model for other tools.
+    /// Write the merged model for other tools, with a model card.
     Export(ExportArguments),
     /// Predict the mask of one prompt on one image.
     Predict(predict::PredictArguments),
@@ -89,7 +90,7 @@ struct ExportArguments {
     /// File format.
     #[arg(long, value_enum, default_value = "pth")]
     format: ExportFormat,
-    /// Output file. Default: `hqsam.<format>` inside the run.
+    /// Output file, or folder for `transformers`. Default: `hqsam.<format>` inside the run.
     #[arg(short, long)]
     output: Option<PathBuf>,
     /// Encoder of a model file whose sizes are not published ones.
@@ -186,19 +187,31 @@ fn run_eval(arguments: &EvalArguments, device: Device) -> Result<()> {
 }
 
 fn run_export(arguments: &ExportArguments, device: Device) -> Result<()> {
-    let OpenModel { model, origin, .. } =
+    let OpenModel { model, encoder, origin, config } =
         run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
-    let output = match (&arguments.output, arguments.model.is_dir()) {
+    let output = match (&arguments.output, &config) {
         (Some(output), _) => output.clone(),
-        (None, true) => arguments.model.join(format!("hqsam.{}", arguments.format.extension())),
-        (None, false) => bail!("-o is missing: name the file to write"),
+        (None, Some(_)) => arguments.model.join(arguments.format.default_name()),
+        (None, None) => bail!("-o is missing: name the file or folder to write"),
     };
     let state = model.state_dict();
-    export(&state, &output, arguments.format)?;
+    export(&state, &encoder, &output, arguments.format)?;
+    let card = ModelCard {
+        origin: &origin,
+        encoder: &encoder,
+        format: arguments.format,
+        run: config.as_ref().map(|config| (arguments.model.as_path(), config)),
+    };
+    let card_path = match output.is_dir() {
+        true => output.join("README.md"),
+        false => output.with_extension("md"),
+    };
+    std::fs::write(&card_path, card.text()).with_context(|| card_path.display().to_string())?;
     print(&format!(
-        "{} ({} tensors, from {origin}), read back and compared",
+        "{} ({} tensors, from {origin}), read back and compared; card {}",
         output.display(),
-        state.len()
+        state.len(),
+        card_path.display()
     ))
 }
 

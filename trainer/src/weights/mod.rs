@@ -1,4 +1,5 @@
-//! Checkpoint files to state dicts and back: PyTorch's `.pth` and safetensors.
+//! Checkpoint files to state dicts and back: PyTorch's `.pth`, safetensors, and folders of
+//! transformers.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -7,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use tch::{Device, Kind, Tensor};
 
-use crate::model::StateDict;
+use crate::model::{EncoderConfig, StateDict};
 
 mod error;
 mod pickle;
@@ -18,6 +19,7 @@ mod pth;
 mod safetensors;
 #[cfg(test)]
 mod tests;
+mod transformers;
 
 pub use error::{KeyReport, WeightsError};
 
@@ -61,10 +63,13 @@ pub struct Loaded {
     pub kind: CheckpointKind,
 }
 
-/// Reads `.pth`, `.pt`, `.bin`, `.ckpt` (PyTorch's zip format) or `.safetensors`.
+/// Reads `.pth`, `.pt`, `.bin`, `.ckpt` (PyTorch's zip format), `.safetensors`, or a folder that
+/// transformers saved.
 pub fn load(path: &Path) -> Result<Loaded, WeightsError> {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
-    let state = if extension == "safetensors" {
+    let state = if path.is_dir() {
+        transformers::read(path)?
+    } else if extension == "safetensors" {
         safetensors::read(path)?
     } else if PTH_EXTENSIONS.contains(&extension) {
         pth::read(path)?
@@ -88,6 +93,32 @@ pub fn save_safetensors(
     metadata: &BTreeMap<String, String>,
 ) -> Result<(), WeightsError> {
     publish(path, |file| safetensors::write(path, file, state, metadata))
+}
+
+/// Makes a folder that `transformers.SamHQModel.from_pretrained` loads.
+pub fn save_transformers(
+    folder: &Path,
+    state: &StateDict,
+    encoder: &EncoderConfig,
+) -> Result<(), WeightsError> {
+    transformers::write(folder, state, encoder)
+}
+
+/// Whether `path` is a folder that transformers saved, rather than one of a run.
+#[must_use]
+pub fn is_transformers_folder(path: &Path) -> bool {
+    transformers::is_folder(path)
+}
+
+/// The encoder that the `config.json` of a transformers folder describes.
+pub fn transformers_encoder(folder: &Path) -> Result<EncoderConfig, WeightsError> {
+    transformers::read_encoder(folder)
+}
+
+/// The file that holds the tensors of what [`load`] reads.
+#[must_use]
+pub fn tensor_file(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join(transformers::WEIGHTS_FILE) } else { path.to_owned() }
 }
 
 /// Drops `module.` and completes the names of a mask decoder saved on its own.
