@@ -23,6 +23,7 @@ mod disk;
 mod download;
 mod error;
 mod partial;
+mod pauses;
 mod place;
 mod record;
 mod unpack;
@@ -39,7 +40,8 @@ pub use catalogue::{Catalogue, RemoteFile, Source};
 pub use error::{Authority, FetchError};
 
 use client::{Client, Hub};
-use download::{Context, RetryPolicy, download};
+use download::{Context, download};
+use pauses::RetryPolicy;
 use place::{Place, Status};
 
 /// Brings the sources that the arguments name, from `shipped` or the catalogue they name instead.
@@ -151,7 +153,12 @@ fn download_all(
     }
 }
 
-async fn one(place: &Place<'_>, context: &Context, bars: &MultiProgress) -> Result<(), FetchError> {
+async fn one(
+    place: &Place<'_>,
+    context: &Context,
+    bars: &MultiProgress,
+    alone: bool,
+) -> Result<(), FetchError> {
     let wanted = place.wanted()?;
     let bar = bars.add(bar(&place.name()));
     let outcome = download(context, &wanted, &bar).await;
@@ -161,7 +168,9 @@ async fn one(place: &Place<'_>, context: &Context, bars: &MultiProgress) -> Resu
             let size = DecimalBytes(record.bytes);
             tracing::info!("{}: {size}, sha256 {}", wanted.path.display(), record.sha256);
         }),
-        Err(error) => bars.suspend(|| tracing::error!("{error}")),
+        // The only failure is the program's own last line.
+        Err(error) if !alone => bars.suspend(|| tracing::error!("{error}")),
+        Err(_) => {}
     }
     outcome.map(drop)
 }
