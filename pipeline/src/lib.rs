@@ -29,6 +29,7 @@
 pub mod build;
 pub mod config;
 mod digest;
+pub mod fetch;
 pub mod manifest;
 pub mod shard;
 pub mod stream;

@@ -7,6 +7,7 @@ use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
+use pipeline::fetch::FetchError;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
@@ -25,7 +26,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("error: {}", with_causes(&*error)));
-            ExitCode::FAILURE
+            error
+                .downcast_ref::<FetchError>()
+                .map_or(ExitCode::FAILURE, |error| error.exit_code().into())
         }
     }
 }

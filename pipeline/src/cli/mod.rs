@@ -2,6 +2,7 @@
 
 mod bench;
 mod build;
+mod fetch;
 mod inspect;
 mod trace;
 
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use dataset::draw::draw_collection;
 use dataset::source::Layout;
+use pipeline::fetch::FetchArguments;
 
 type CliResult = Result<(), Box<dyn Error>>;
 
@@ -28,6 +30,8 @@ enum Command {
     Build(BuildArguments),
     /// Draw a synthetic collection with exact masks, in a published collection's own layout.
     Draw(DrawArguments),
+    /// Download raw collections, or say where to ask for them.
+    Fetch(FetchArguments),
     /// Print what a data set holds.
     Inspect {
         /// Folder or URL of the data set, or its build configuration (.toml).
@@ -120,6 +124,7 @@ pub(crate) fn run(arguments: Arguments) -> CliResult {
     match arguments.command {
         Command::Build(arguments) => build::run(arguments),
         Command::Draw(arguments) => draw(&arguments),
+        Command::Fetch(arguments) => fetch::run(&arguments),
         Command::Inspect { dataset, row } => inspect::inspect(&dataset, row),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),

@@ -3,6 +3,9 @@
 
 mod building;
 mod configs;
+mod fetch_terms;
+mod fetching;
+mod file_server;
 mod layout;
 mod process;
 mod raw;
