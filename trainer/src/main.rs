@@ -7,6 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use clap::Parser;
+use pipeline::fetch::FetchError;
 
 fn main() -> ExitCode {
     if let Some(mut command) = trainer::allocator::restart_with_settings() {
@@ -28,13 +29,21 @@ fn main() -> ExitCode {
         .init();
     let arguments = cli::Arguments::parse();
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cli::run(arguments)));
-    let message = match outcome {
+    let (message, code) = match outcome {
         Ok(Ok(())) => return ExitCode::SUCCESS,
-        Ok(Err(error)) => format!("{error:#}"),
-        Err(panic) => format!("internal error: {}", panic_message(panic.as_ref())),
+        Ok(Err(error)) => {
+            let fetch = error.downcast_ref::<FetchError>();
+            (
+                format!("{error:#}"),
+                fetch.map_or(ExitCode::FAILURE, |error| error.exit_code().into()),
+            )
+        }
+        Err(panic) => {
+            (format!("internal error: {}", panic_message(panic.as_ref())), ExitCode::FAILURE)
+        }
     };
     tracing::error!("{message}");
-    ExitCode::FAILURE
+    code
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {

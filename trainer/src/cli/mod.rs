@@ -1,5 +1,6 @@
 //! The commands of `hqsam`.
 
+mod fetch;
 mod predict;
 
 use std::path::PathBuf;
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use dataset::order::World;
 use launch::rank_env::RankEnv;
 use pipeline::Dataset;
+use pipeline::fetch::FetchArguments;
 use tch::Device;
 use trainer::config::{EvalSection, TrainConfig};
 use trainer::data_parallel::DataParallel;
@@ -42,6 +44,8 @@ enum Command {
     Export(ExportArguments),
     /// Predict the mask of one prompt on one image.
     Predict(predict::PredictArguments),
+    /// Download SAM and HQ-SAM checkpoints, such as vit_b, vit_l, vit_h.
+    Fetch(FetchArguments),
 }
 
 #[derive(Args)]
@@ -107,6 +111,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         Command::Eval(eval) => run_eval(&eval, device),
         Command::Export(export) => run_export(&export, device),
         Command::Predict(predict) => predict::run(&predict, device),
+        Command::Fetch(arguments) => fetch::run(&arguments),
     }
 }
 
