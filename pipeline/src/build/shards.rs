@@ -2,7 +2,7 @@
 //! bytes do not depend on the number of threads.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use dataset::schema::Row;
@@ -10,8 +10,8 @@ use dataset::source::Pair;
 use dataset::verify::RejectReason;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::judge::judge;
-use super::plan::{Plan, ShardPlan};
+use super::judge::{Unfit, judge};
+use super::plan::{Inputs, Plan, ShardPlan};
 use super::quarantine::{Refusal, to_jsonl};
 use super::staging::{Receipt, Staging};
 use super::tally::Tally;
@@ -46,6 +46,7 @@ pub(super) fn write_shards(
     }
     let mut builder = Builder {
         config,
+        inputs: &plan.inputs,
         staging,
         workers,
         window: threads * PAIRS_PER_THREAD,
@@ -73,6 +74,7 @@ pub(super) fn write_shards(
 
 struct Builder<'a> {
     config: &'a BuildConfig,
+    inputs: &'a Inputs,
     staging: &'a Staging,
     workers: Workers,
     window: usize,
@@ -105,11 +107,11 @@ impl Builder<'_> {
         let mut writer = ShardWriter::create(&partial, self.config.rows_per_group)?;
         let first_refused = self.refused.len();
         let mut pairs = shard.pairs.iter();
-        let mut window: VecDeque<(&Pair, Slot<Result<Row, RejectReason>>)> = VecDeque::new();
+        let mut window: VecDeque<(&Pair, Slot<Result<Row, Unfit>>)> = VecDeque::new();
         loop {
             for pair in pairs.by_ref().take(self.window - window.len()) {
-                let job = pair.clone();
-                window.push_back((pair, self.workers.submit(move || judge(&job))));
+                let (job, input) = (pair.clone(), Arc::clone(&self.inputs[&pair.source]));
+                window.push_back((pair, self.workers.submit(move || judge(&job, &input))));
             }
             let Some((pair, slot)) = window.pop_front() else { break };
             // A decoder that panics refuses its own pair, not the whole build.
@@ -118,7 +120,11 @@ impl Builder<'_> {
                     self.tally.accept(&pair.source);
                     writer.push(row)?;
                 }
-                Err(reason) => self.refuse(Refusal::judged(pair, &reason))?,
+                Err(Unfit::Refused(reason)) => self.refuse(Refusal::judged(pair, &reason))?,
+                Err(Unfit::Broken(error)) => {
+                    let name = pair.source.clone();
+                    return Err(BuildError::Read { name, source: error });
+                }
             }
             self.progress.inc(1);
         }
@@ -155,8 +161,9 @@ impl Builder<'_> {
     }
 }
 
-fn panicked(image: &Path) -> RejectReason {
-    RejectReason::Unreadable { detail: format!("the decoder broke down on {}", image.display()) }
+fn panicked(image: &str) -> Unfit {
+    let detail = format!("the decoder broke down on {image}");
+    Unfit::Refused(RejectReason::Unreadable { detail })
 }
 
 fn strict(refusal: &Refusal) -> BuildError {

@@ -3,6 +3,8 @@
 
 mod building;
 mod configs;
+mod forms;
+mod inputs;
 mod layout;
 mod process;
 mod raw;
