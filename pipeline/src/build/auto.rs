@@ -55,15 +55,17 @@ pub fn recognise(raw: &Path, holdout: f64) -> Result<Vec<SourceSpec>, BuildError
     let mut sources = Vec::new();
     let mut used = BTreeSet::new();
     let here = folders(input.tree(), "");
-    if let Some((layout, name, wanted)) = signature(&lower(&here)) {
+    let found = signature(&lower(&here));
+    // What files say outweighs a pair of folders of common names, but not those of a collection.
+    let generic = found.is_none_or(|(layout, ..)| layout == Layout::Custom);
+    let own = if generic { scene.by_files("", &own_name(raw)) } else { Vec::new() };
+    if !own.is_empty() {
+        return Ok(own);
+    }
+    if let Some((layout, name, wanted)) = found {
         used.extend(wanted.iter().map(|name| (*name).to_owned()));
         used.extend(PARTS.iter().map(|name| (*name).to_owned()));
         sources.push(scene.source(layout, name.to_owned(), "", wanted));
-    } else {
-        let own = scene.by_files("", &own_name(raw));
-        if !own.is_empty() {
-            return Ok(own);
-        }
     }
     for folder in here.iter().filter(|folder| !used.contains(&folder.to_lowercase())) {
         let found = scene.below(folder);
@@ -93,12 +95,14 @@ impl Scene<'_> {
         // An archive unpacked into a folder of its own name is one level further down.
         let deeper = inside.iter().map(|inner| format!("{folder}/{inner}"));
         for place in std::iter::once(folder.to_owned()).chain(deeper) {
-            if let Some((layout, _, wanted)) = signature(&lower(&folders(tree, &place))) {
-                return vec![self.source(layout, folder.to_owned(), &place, wanted)];
-            }
-            let found = self.by_files(&place, folder);
+            let signed = signature(&lower(&folders(tree, &place)));
+            let generic = signed.is_none_or(|(layout, ..)| layout == Layout::Custom);
+            let found = if generic { self.by_files(&place, folder) } else { Vec::new() };
             if !found.is_empty() {
                 return found;
+            }
+            if let Some((layout, _, wanted)) = signed {
+                return vec![self.source(layout, folder.to_owned(), &place, wanted)];
             }
         }
         // Halves of a collection, each an archive of its own.

@@ -21,6 +21,8 @@ use crate::workers::{Slot, Workers, default_threads};
 
 /// Pairs in work at once, for each thread: bounds the memory of a build.
 const PAIRS_PER_THREAD: usize = 2;
+/// Threads at least where raw files come over a network: most of them wait for it.
+const REMOTE_THREADS: usize = 8;
 
 /// What became of every shard of a plan, in its order.
 pub(super) struct Written {
@@ -35,7 +37,9 @@ pub(super) fn write_shards(
     plan: &Plan,
     staging: &Staging,
 ) -> Result<Written, BuildError> {
-    let threads = config.threads.unwrap_or_else(default_threads).max(1);
+    let remote = plan.inputs.values().any(|input| input.is_remote());
+    let threads = config.threads.unwrap_or_else(default_threads);
+    let threads = threads.max(if remote { REMOTE_THREADS } else { 1 });
     // `_running` joins the threads when it drops, which is after the builder that owns `workers`.
     let (workers, _running) = Workers::start("hqseg-build", threads)
         .map_err(|error| BuildError::Worker { message: error.to_string() })?;

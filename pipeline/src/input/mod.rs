@@ -43,6 +43,7 @@ pub struct Input {
     tree: FileTree,
     places: HashMap<String, Place>,
     compressed: Vec<String>,
+    remote: bool,
 }
 
 /// A file before it has its place in the listing.
@@ -70,14 +71,16 @@ impl Input {
     /// [`InputError`] when there is nothing of that name, it cannot be listed, or an archive of it
     /// is damaged or has names that lead out of it.
     pub fn open(root: &Path) -> Result<Self, InputError> {
-        let entries = match root.to_str().filter(|text| text.contains("://")) {
+        let url = root.to_str().filter(|text| text.contains("://"));
+        let entries = match url {
             Some(url) => store::entries(url)?,
             None => local::entries(root)?,
         };
-        Ok(Self::new(entries))
+        let remote = url.is_some_and(|url| !url.starts_with("file:"));
+        Ok(Self::new(entries, remote))
     }
 
-    fn new(entries: Vec<Entry>) -> Self {
+    fn new(entries: Vec<Entry>, remote: bool) -> Self {
         let (mut files, mut places, mut compressed) = (Vec::new(), HashMap::new(), Vec::new());
         for Entry { file, place } in entries {
             if archive::is_compressed_tar(&file.path) {
@@ -86,13 +89,19 @@ impl Input {
             places.insert(file.path.clone(), place);
             files.push(file);
         }
-        Self { tree: FileTree::new(files), places, compressed }
+        Self { tree: FileTree::new(files), places, compressed, remote }
     }
 
     /// Archives that lie there but cannot be read in place: an explanation for missing files.
     #[must_use]
     pub fn compressed_archives(&self) -> &[String] {
         &self.compressed
+    }
+
+    /// Whether each read waits for a network.
+    #[must_use]
+    pub fn is_remote(&self) -> bool {
+        self.remote
     }
 
     /// All bytes of a file of the listing, at most `max_bytes` of them.

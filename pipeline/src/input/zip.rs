@@ -117,12 +117,82 @@ fn reason(error: &ZipError) -> String {
         ZipError::UnsupportedArchive(ZipError::PASSWORD_REQUIRED) | ZipError::InvalidPassword => {
             "encrypted: unpack the archive with its password".to_owned()
         }
-        ZipError::CompressionMethodNotSupported(method) => {
-            format!(
-                "compressed by method {method}, only 0 (stored) and 8 (deflate) are read: unpack the archive"
-            )
+        other => match other.to_string() {
+            text if text.contains("ompression method") => {
+                format!("{text}; only stored and deflated entries are read in place: unpack it")
+            }
+            text => text,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{self, Cursor, Write};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use bytes::Bytes;
+    use zip::write::SimpleFileOptions;
+
+    use super::*;
+
+    /// A place that can be lost.
+    struct Lost(Bytes, AtomicBool);
+
+    impl ReadAt for Lost {
+        fn len(&self) -> u64 {
+            ReadAt::len(&self.0)
         }
-        ZipError::Io(error) => error.to_string(),
-        other => other.to_string(),
+
+        fn read_at(&self, offset: u64, length: usize) -> io::Result<Bytes> {
+            match self.1.load(Ordering::SeqCst) {
+                true => Err(io::ErrorKind::ConnectionReset.into()),
+                false => self.0.read_at(offset, length),
+            }
+        }
+    }
+
+    fn archive(count: usize) -> Bytes {
+        let mut zip = zip::ZipWriter::new(Cursor::new(Vec::new()));
+        for index in 0..count {
+            zip.start_file(format!("{index:04}.bin"), SimpleFileOptions::default()).unwrap();
+            zip.write_all(&content(index)).unwrap();
+        }
+        zip.finish().unwrap().into_inner().into()
+    }
+
+    fn content(index: usize) -> Vec<u8> {
+        (0..3000).map(|at| (at * (index + 1) % 251) as u8).collect()
+    }
+
+    fn read(entry: &Entry) -> Result<Vec<u8>, ReadError> {
+        let Place::Zipped(zip, index) = &entry.place else { panic!() };
+        zip.read(*index, 1 << 20)
+    }
+
+    #[test]
+    fn a_place_that_fails_is_told_from_a_file_that_is_damaged() {
+        let lost = Arc::new(Lost(archive(1), AtomicBool::new(false)));
+        let entries = entries("x.zip", Arc::clone(&lost) as Arc<dyn ReadAt>).unwrap();
+        assert_eq!(read(&entries[0]).unwrap(), content(0));
+        lost.1.store(true, Ordering::SeqCst);
+        assert!(matches!(read(&entries[0]), Err(ReadError::Broken { .. })));
+        let gone = super::entries("x.zip", lost).err().unwrap();
+        assert!(matches!(gone, InputError::Io { .. }), "{gone}");
+    }
+
+    #[test]
+    fn many_threads_read_one_archive() {
+        let entries = entries("x.zip", Arc::new(archive(200))).unwrap();
+        std::thread::scope(|scope| {
+            for first in 0..8 {
+                let entries = &entries;
+                scope.spawn(move || {
+                    for index in (first..200).step_by(3) {
+                        assert_eq!(read(&entries[index]).unwrap(), content(index));
+                    }
+                });
+            }
+        });
     }
 }

@@ -8,6 +8,7 @@ mod inputs;
 mod layout;
 mod process;
 mod raw;
+mod raw_stores;
 mod reading;
 mod streaming;
 mod support;
