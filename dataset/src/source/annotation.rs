@@ -68,7 +68,7 @@ impl Annotation {
     }
 
     fn check(&self, polygon: &[f64]) -> Result<(), RejectReason> {
-        if polygon.len() < 6 || polygon.len() % 2 != 0 {
+        if polygon.len() < 6 || !polygon.len().is_multiple_of(2) {
             let problem = format!(
                 "a polygon of {} numbers: expected x and y of 3 or more points",
                 polygon.len()
@@ -76,7 +76,7 @@ impl Annotation {
             return Err(damaged(&problem));
         }
         let limit = MAX_OUTSIDE * f64::from(self.size.0.max(self.size.1).max(1));
-        match polygon.iter().find(|value| !(value.abs() <= limit)) {
+        match polygon.iter().find(|value| value.is_nan() || value.abs() > limit) {
             Some(value) => {
                 Err(damaged(&format!("a point at {value} lies far outside of the image")))
             }

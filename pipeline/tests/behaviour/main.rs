@@ -6,6 +6,7 @@ mod configs;
 mod forms;
 mod inputs;
 mod layout;
+mod natives;
 mod process;
 mod raw;
 mod raw_stores;
