@@ -29,6 +29,23 @@ pub enum RejectReason {
         /// What is wrong with it.
         note: String,
     },
+    /// An annotation of a region with many objects in it.
+    #[error("a crowd, not one object: left out by crowd = \"skip\"")]
+    Crowd,
+    /// An annotation of an object that is smaller than wanted.
+    #[error("an area of {area} pixels: left out by min_area = {min_area}")]
+    SmallObject {
+        /// Its area in whole pixels.
+        area: u64,
+        /// The setting.
+        min_area: u64,
+    },
+    /// An annotation that describes no region.
+    #[error("the annotation cannot be drawn ({problem}): correct or delete it")]
+    Annotation {
+        /// What is wrong with it.
+        problem: String,
+    },
     /// The bytes are no image, or a damaged one.
     #[error("cannot be decoded ({detail}): download it again")]
     Unreadable {
@@ -77,6 +94,14 @@ pub enum RejectReason {
         /// Differing bits of the perceptual hashes.
         bits: u32,
     },
+}
+
+impl RejectReason {
+    /// Whether a setting of the source leaves the pair out: then nothing is wrong with it.
+    #[must_use]
+    pub fn is_by_setting(&self) -> bool {
+        matches!(self, Self::Crowd | Self::SmallObject { .. })
+    }
 }
 
 /// What is known of a good pair.

@@ -7,20 +7,63 @@ use std::path::{Path, PathBuf};
 use dataset::codec::{DecodeLimits, decode_image, decode_mask};
 use dataset::draw::draw_collection;
 use dataset::source::expected_count;
-use dataset::source::{Discovery, Layout, SourceError, SourceSpec, SplitRule, discover};
+use dataset::source::{
+    Crowd, Discovery, FileTree, Layout, MaskOrigin, Pair, RawFile, RawFiles, SourceError,
+    SourceSpec, SplitRule,
+};
 use dataset::verify::{RejectReason, verify};
 
 fn spec(root: &Path, layout: Layout) -> SourceSpec {
-    SourceSpec {
-        name: "source".into(),
-        layout,
-        root: root.to_owned(),
-        images: None,
-        masks: None,
-        split: SplitRule::Native,
-        license: Some("CC0-1.0".into()),
-        expected: None,
+    SourceSpec { license: Some("CC0-1.0".into()), ..SourceSpec::new("source", layout, root) }
+}
+
+/// A folder of the disk, read as plainly as can be.
+struct Folder {
+    root: PathBuf,
+    tree: FileTree,
+}
+
+impl Folder {
+    fn list(root: &Path) -> Self {
+        let (mut files, mut folders) = (Vec::new(), vec![root.to_owned()]);
+        while let Some(folder) = folders.pop() {
+            for entry in fs::read_dir(folder).unwrap() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    folders.push(path);
+                    continue;
+                }
+                let below = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+                let bytes = path.metadata().unwrap().len();
+                files.push(RawFile { path: below, bytes, version: String::new() });
+            }
+        }
+        Self { root: root.to_owned(), tree: FileTree::new(files) }
     }
+
+    fn read_file(&self, path: &str) -> Vec<u8> {
+        fs::read(self.root.join(path)).unwrap()
+    }
+}
+
+impl RawFiles for Folder {
+    fn tree(&self) -> &FileTree {
+        &self.tree
+    }
+
+    fn read(&self, path: &str) -> std::io::Result<Vec<u8>> {
+        fs::read(self.root.join(path))
+    }
+}
+
+fn discover(spec: &SourceSpec) -> Result<Discovery, SourceError> {
+    dataset::source::discover(spec, &Folder::list(&spec.root))
+}
+
+/// The bytes of the image and of the mask.
+fn files_of(spec: &SourceSpec, pair: &Pair) -> (Vec<u8>, Vec<u8>) {
+    let folder = Folder::list(&spec.root);
+    (folder.read_file(&pair.image), folder.read_file(&pair.mask.to_string()))
 }
 
 fn folder(files: &[&str]) -> tempfile::TempDir {
@@ -79,8 +122,7 @@ fn drawn_collections_are_found_and_good() {
         assert!(counts.into_iter().eq(expected.iter().copied()), "{layout:?}");
 
         let pair = &discovery.pairs[0];
-        let (image_bytes, mask_bytes) =
-            (fs::read(&pair.image).unwrap(), fs::read(&pair.mask).unwrap());
+        let (image_bytes, mask_bytes) = files_of(&spec(root.path(), layout), pair);
         let image = decode_image(&image_bytes, &DecodeLimits::default()).unwrap();
         let mask = decode_mask(&mask_bytes, &DecodeLimits::default()).unwrap();
         verify(&image, &mask, &image_bytes, &mask_bytes).unwrap();
@@ -210,16 +252,176 @@ fn images_and_masks_of_one_folder_pair_by_pattern_too() {
 }
 
 #[test]
+fn parts_that_were_archives_of_their_own_lie_apart() {
+    let root = folder(&[
+        "DUT-OMRON-image/img_1.jpg",
+        "DUT-OMRON-image/img_561715398.jpg",
+        "DUT-OMRON-gt-pixelwise/pixelwiseGT-new-PNG/img_1.png",
+        "DUT-OMRON-gt-pixelwise/__MACOSX/._img_1.png",
+    ]);
+    let discovery = discover(&spec(root.path(), Layout::DutOmron)).unwrap();
+    assert_eq!(names(&discovery), [("img_1", "train")]);
+    assert_eq!(reasons(&discovery), [("source/img_561715398", &RejectReason::MissingMask)]);
+    // Each in a folder of the name that it has inside.
+    let root = folder(&["images/images/1.jpg", "ground_truth_mask/ground_truth_mask/1.png"]);
+    let discovery = discover(&spec(root.path(), Layout::Ecssd)).unwrap();
+    assert_eq!(names(&discovery), [("1", "train")]);
+}
+
+#[test]
+fn lists_in_both_forms_name_the_same_pairs() {
+    let files = ["im/a#1 %3F.JPG", "im/b.jpg", "gt/a.png", "gt/b.png", "im/c.jpg", "im/é'.jpg"];
+    let root = folder(&files);
+    let csv = "\u{feff}image,mask,split,class,name,license,note\r\n\
+        im/a#1 %3F.jpg,gt/a.png,,cat,,,\"x, y\"\r\n\
+        ./im\\b.jpg,gt/b.png,val,,second,MIT,\r\n\
+        im/é'.jpg,gt/b.png,,,,,\r\n\
+        im/c.jpg,gt/c.png,,,,,\r\n";
+    fs::write(root.path().join("pairs.csv"), csv).unwrap();
+    let jsonl = r#"{"image": "im/a#1 %3F.jpg", "mask": "gt/a.png", "class": "cat", "note": 1}
+
+        {"image": "im/b.jpg", "mask": "gt/b.png", "split": "val", "name": "second", "license": "MIT"}
+        {"image": "im/é'.jpg", "mask": "gt/b.png", "split": null}
+        {"image": "im/c.jpg", "mask": "gt/c.png"}"#;
+    fs::write(root.path().join("pairs.jsonl"), jsonl).unwrap();
+    let discoveries =
+        [(Layout::Csv, "pairs.csv"), (Layout::Jsonl, "pairs.jsonl")].map(|(layout, list)| {
+            let mut spec = spec(root.path(), layout);
+            spec.list = Some(list.into());
+            let error = discover(&spec).unwrap_err().to_string();
+            assert!(error.contains(list) && error.contains("unknown column `note`"), "{error}");
+            spec.ignore_columns = vec!["note".into()];
+            discover(&spec).unwrap()
+        });
+    assert_eq!(discoveries[0], discoveries[1]);
+    let [discovery, _] = discoveries;
+    assert_eq!(names(&discovery), [("im/a#1 %3F", "train"), ("im/é'", "train"), ("second", "val")]);
+    assert_eq!(reasons(&discovery), [("source/im/c", &RejectReason::MissingMask)]);
+    let [first, other, second] = &discovery.pairs[..] else { panic!() };
+    assert_eq!((first.class.as_deref(), first.license.as_deref()), (Some("cat"), Some("CC0-1.0")));
+    assert_eq!((&*first.image, second.license.as_deref()), ("im/a#1 %3F.JPG", Some("MIT")));
+    assert_eq!(other.mask, MaskOrigin::File("gt/b.png".into()));
+}
+
+#[test]
+fn lists_say_what_is_wrong_with_them() {
+    let root = folder(&["1.jpg", "1.png"]);
+    let lists = [
+        (Layout::Csv, "image,label\n1.jpg,1.png\n", "unknown column `label`"),
+        (Layout::Csv, "image\n1.jpg\n", "no column `mask` in the header `image`"),
+        (Layout::Csv, "image,mask\n1.jpg\n", "line: 2"),
+        (Layout::Csv, "image,mask\n/1.jpg,1.png\n", ":2: `image` is `/1.jpg`: write it relative"),
+        (Layout::Csv, "image,mask\n1.jpg,../1.png\n", ":2: `mask` is `../1.png`, which leads out"),
+        (Layout::Csv, "image,mask\n1.jpg,s3://b/1.png\n", "relative to the root"),
+        (Layout::Csv, "image,mask\n1.jpg,\n", "`mask` is empty"),
+        (Layout::Csv, "image,mask\n", "no pair is listed"),
+        (Layout::Jsonl, "{\"image\": \"1.jpg\"}", ":1: `mask` is empty"),
+        (Layout::Jsonl, "\n[1]\n", ":2: no JSON object"),
+        (Layout::Jsonl, "{\"image\": []}", "expected a string"),
+    ];
+    for (layout, text, expected) in lists {
+        fs::write(root.path().join("list.x"), text).unwrap();
+        let mut spec = spec(root.path(), layout);
+        spec.list = Some("list.x".into());
+        let error = discover(&spec).unwrap_err().to_string();
+        assert!(error.contains("list.x") && error.contains(expected), "{text:?}: {error}");
+    }
+    let error = discover(&spec(root.path(), Layout::Csv)).unwrap_err().to_string();
+    assert!(error.contains("needs `list`"), "{error}");
+    fs::write(root.path().join("list.x"), b"image,mask\n\xff.jpg,1.png\n").unwrap();
+    let mut latin = spec(root.path(), Layout::Csv);
+    latin.list = Some("list.x".into());
+    assert!(matches!(discover(&latin), Err(SourceError::Io { .. })));
+}
+
+/// Two images; objects of each form, a crowd, a small one, damaged ones.
+fn coco() -> tempfile::TempDir {
+    let root = folder(&["train2017/1 a.jpg", "train2017/2.jpg", "annotations/x.txt"]);
+    let text = r#"{
+        "info": {"year": 2017},
+        "images": [
+            {"id": 1, "file_name": "1 a.jpg", "height": 8, "width": 6, "coco_url": "http://x"},
+            {"id": 2, "file_name": "train2017/2.jpg", "height": 4, "width": 4},
+            {"id": 3, "file_name": "gone.jpg", "height": 4, "width": 4}
+        ],
+        "categories": [{"id": 7, "name": "thin object", "supercategory": "x"}],
+        "annotations": [
+            {"id": 10, "image_id": 1, "category_id": 7, "iscrowd": 0, "area": 12.5,
+             "segmentation": [[1, 1, 5, 1, 5, 6, 1, 6]], "bbox": [1, 1, 4, 5]},
+            {"id": 11, "image_id": 1, "category_id": 8, "iscrowd": 1, "area": 4.0,
+             "segmentation": {"counts": [0, 4, 44], "size": [8, 6]}},
+            {"id": 12, "image_id": 2, "category_id": 7,
+             "segmentation": {"counts": [1, 2, 13], "size": [4, 4]}},
+            {"id": 13, "image_id": 3, "category_id": 7, "iscrowd": 0,
+             "segmentation": [[0, 0, 2, 0, 2, 2]]},
+            {"id": 14, "image_id": 2, "category_id": 7, "iscrowd": 0, "segmentation": "?"},
+            {"id": 15, "image_id": 9, "category_id": 7, "iscrowd": 0, "segmentation": []},
+            {"id": 16, "image_id": 2, "category_id": 7, "iscrowd": 0,
+             "segmentation": {"counts": [4], "size": [2, 2]}}
+        ]
+    }"#;
+    fs::write(root.path().join("annotations/instances_train2017.json"), text).unwrap();
+    root
+}
+
+#[test]
+fn each_object_of_coco_annotations_is_a_pair() {
+    let root = coco();
+    let mut spec = spec(root.path(), Layout::Coco);
+    assert!(discover(&spec).unwrap_err().to_string().contains("needs `annotations`"));
+    spec.annotations = Some("annotations/instances_train2017.json".into());
+    spec.images = Some("train2017".into());
+    let discovery = discover(&spec).unwrap();
+    assert_eq!(names(&discovery), [("1 a/10", "train"), ("train2017/2/12", "train")]);
+    let kinds: Vec<String> = discovery
+        .rejected
+        .iter()
+        .map(|entry| {
+            let reason = serde_json::to_value(&entry.reason).unwrap();
+            format!("{} {}", entry.sample_id, reason["kind"].as_str().unwrap())
+        })
+        .collect();
+    assert_eq!(
+        kinds,
+        [
+            "source/1 a/11 crowd",
+            "source/9/15 missing_image",
+            "source/gone/13 missing_image",
+            "source/train2017/2/14 annotation",
+            "source/train2017/2/16 annotation",
+        ]
+    );
+    let pair = &discovery.pairs[0];
+    assert_eq!((pair.class.as_deref(), &*pair.image), (Some("thin object"), "train2017/1 a.jpg"));
+    assert_eq!(pair.mask.to_string(), "annotations/instances_train2017.json#10");
+    let MaskOrigin::Annotation(annotation) = &pair.mask else { panic!() };
+    assert_eq!(annotation.rasterise().unwrap().foreground_pixels(), 20);
+
+    spec.crowd = Some(Crowd::Keep);
+    spec.min_area = Some(4);
+    let discovery = discover(&spec).unwrap();
+    assert_eq!(names(&discovery), [("1 a/10", "train"), ("1 a/11", "train")]);
+    let small = RejectReason::SmallObject { area: 2, min_area: 4 };
+    assert!(reasons(&discovery).contains(&("source/train2017/2/12", &small)));
+
+    fs::write(root.path().join("annotations/instances_train2017.json"), "{\"images\": 3}").unwrap();
+    let error = discover(&spec).unwrap_err().to_string();
+    assert!(error.contains("instances_train2017.json: not COCO annotations"), "{error}");
+}
+
+#[test]
 fn a_wrong_root_is_described() {
     let root = folder(&["photos/1.jpg", "readme.txt"]);
     let error = discover(&spec(root.path(), Layout::Ecssd)).unwrap_err().to_string();
     assert!(error.contains("`images` and `ground_truth_mask`"), "{error}");
     assert!(error.contains("found photos/, readme.txt"), "{error}");
-    let nowhere = discover(&spec(&root.path().join("absent"), Layout::Duts)).unwrap_err();
-    assert!(matches!(nowhere, SourceError::NoFolder { .. }));
     let mut confused = spec(root.path(), Layout::Dis5k);
     confused.images = Some("*.jpg".into());
     assert!(matches!(discover(&confused), Err(SourceError::Spec { .. })));
+    let mut confused = spec(root.path(), Layout::Custom);
+    confused.crowd = Some(Crowd::Keep);
+    let error = discover(&confused).unwrap_err().to_string();
+    assert!(error.contains("`crowd` is for layout `coco`"), "{error}");
 }
 
 #[test]
@@ -271,15 +473,16 @@ fn real_collections_are_found() {
     assert_eq!(discovery.pairs.iter().filter(|pair| pair.split == "val").count(), 200);
     assert_eq!(reasons(&discovery), []);
 
-    let duts = discover(&spec(&raw.join("DUTS"), Layout::Duts)).unwrap();
-    let fss = discover(&spec(&raw.join("FSS-1000"), Layout::Fss1000)).unwrap();
-    assert!(!duts.pairs.is_empty() && !fss.pairs.is_empty());
-    for pair in duts.pairs.iter().chain(&fss.pairs) {
-        let (image_bytes, mask_bytes) =
-            (fs::read(&pair.image).unwrap(), fs::read(&pair.mask).unwrap());
-        let image = decode_image(&image_bytes, &DecodeLimits::default()).unwrap();
-        let mask = decode_mask(&mask_bytes, &DecodeLimits::default()).unwrap();
-        let facts = verify(&image, &mask, &image_bytes, &mask_bytes).unwrap();
-        assert!(facts.foreground_pixels > 100, "{}", pair.sample_id());
+    for (folder, layout) in [("DUTS", Layout::Duts), ("FSS-1000", Layout::Fss1000)] {
+        let spec = spec(&raw.join(folder), layout);
+        let discovery = discover(&spec).unwrap();
+        assert!(!discovery.pairs.is_empty());
+        for pair in &discovery.pairs {
+            let (image_bytes, mask_bytes) = files_of(&spec, pair);
+            let image = decode_image(&image_bytes, &DecodeLimits::default()).unwrap();
+            let mask = decode_mask(&mask_bytes, &DecodeLimits::default()).unwrap();
+            let facts = verify(&image, &mask, &image_bytes, &mask_bytes).unwrap();
+            assert!(facts.foreground_pixels > 100, "{}", pair.sample_id());
+        }
     }
 }

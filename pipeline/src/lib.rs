@@ -30,8 +30,10 @@ pub mod build;
 pub mod config;
 mod digest;
 pub mod fetch;
+pub mod input;
 pub mod manifest;
 pub mod shard;
+mod store;
 pub mod stream;
 mod workers;
 

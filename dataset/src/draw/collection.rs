@@ -64,7 +64,7 @@ struct Place {
 /// Other layouts draw other pictures from the same seed. Files of the same name are overwritten.
 ///
 /// # Errors
-/// [`DrawError`] for `custom`, and when a file cannot be written.
+/// [`DrawError`] for `custom`, `csv`, `jsonl` and `coco`, and when a file cannot be written.
 pub fn draw_collection(
     root: &Path,
     layout: Layout,
@@ -153,7 +153,9 @@ fn place(layout: Layout, index: u64) -> Result<Place, DrawError> {
             let part = if held_out { "val" } else { "test" };
             pair(format!("{part}/drawn{number}_im.jpg"), format!("{part}/drawn{number}_gt.png"))
         }
-        Layout::Custom => return Err(DrawError::NoNativeForm { layout }),
+        Layout::Custom | Layout::Csv | Layout::Jsonl | Layout::Coco => {
+            return Err(DrawError::NoNativeForm { layout });
+        }
     })
 }
 

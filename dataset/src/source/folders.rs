@@ -1,44 +1,138 @@
-//! Listing folders: sorted, without what archives leave behind, and names without regard to case.
+//! Folders of a listing, and names without regard to case.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::cell::OnceCell;
+use std::collections::HashMap;
+use std::io;
+use std::path::Path;
 
-use super::{SourceError, SourceSpec};
+use super::{FileTree, MaskOrigin, RawFiles, Rejected, SourceError, SourceSpec};
+use crate::verify::RejectReason;
 
 /// Archives unpacked into a folder of their own name nest this deep at most.
 const MAX_NESTING: usize = 3;
 /// Names shown of a folder that is not what was expected.
 const NAMES_SHOWN: usize = 6;
 
-/// The entries of one folder, sorted by name.
+/// A source and the files it is looked for in.
+pub(super) struct Listing<'a> {
+    pub(super) spec: &'a SourceSpec,
+    files: &'a dyn RawFiles,
+    /// By lower-case path, the only file of that path; made when first needed.
+    any_case: OnceCell<HashMap<String, Option<String>>>,
+}
+
+impl<'a> Listing<'a> {
+    pub(super) fn new(spec: &'a SourceSpec, files: &'a dyn RawFiles) -> Self {
+        Self { spec, files, any_case: OnceCell::new() }
+    }
+
+    pub(super) fn tree(&self) -> &'a FileTree {
+        self.files.tree()
+    }
+
+    /// The file of that path; where there is none, the only one whose path differs in case alone.
+    pub(super) fn locate(&self, path: &str) -> Option<String> {
+        if self.tree().get(path).is_some() {
+            return Some(path.to_owned());
+        }
+        let by_lower_case = self.any_case.get_or_init(|| {
+            let mut paths = HashMap::new();
+            for file in self.tree().files() {
+                paths
+                    .entry(file.path.to_lowercase())
+                    .and_modify(|only| *only = None)
+                    .or_insert_with(|| Some(file.path.clone()));
+            }
+            paths
+        });
+        by_lower_case.get(&path.to_lowercase()).cloned().flatten()
+    }
+
+    /// The text of a list, without a byte order mark.
+    pub(super) fn read_text(&self, path: &str) -> Result<String, SourceError> {
+        let text = self.files.read(path).and_then(|bytes| {
+            String::from_utf8(bytes).map_err(|_| {
+                io::Error::new(io::ErrorKind::InvalidData, "not UTF-8: save it as UTF-8")
+            })
+        });
+        match text {
+            Ok(text) => Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text)),
+            Err(source) => Err(SourceError::Io {
+                name: self.spec.name.clone(),
+                path: self.spec.root.join(path),
+                source,
+            }),
+        }
+    }
+
+    /// The error for settings that make no sense.
+    pub(super) fn problem(&self, problem: String) -> SourceError {
+        SourceError::Spec { name: self.spec.name.clone(), problem }
+    }
+
+    /// The error for a root in which [`find`] found nothing.
+    pub(super) fn unexpected(&self, expected: &str) -> SourceError {
+        SourceError::UnexpectedLayout {
+            name: self.spec.name.clone(),
+            root: self.spec.root.clone(),
+            layout: self.spec.layout,
+            expected: expected.to_owned(),
+            found: Folder::read(self.tree(), "").describe(),
+        }
+    }
+
+    pub(super) fn reject(
+        &self,
+        name: &str,
+        image: Option<String>,
+        mask: Option<MaskOrigin>,
+        reason: RejectReason,
+    ) -> Rejected {
+        Rejected {
+            sample_id: format!("{}/{name}", self.spec.name),
+            source: self.spec.name.clone(),
+            image,
+            mask,
+            reason,
+        }
+    }
+}
+
+/// The entries of one folder as full paths, sorted by name.
 pub(super) struct Folder {
-    pub(super) path: PathBuf,
-    pub(super) folders: Vec<PathBuf>,
-    pub(super) files: Vec<PathBuf>,
+    pub(super) path: String,
+    pub(super) folders: Vec<String>,
+    pub(super) files: Vec<String>,
 }
 
 impl Folder {
-    pub(super) fn read(spec: &SourceSpec, path: &Path) -> Result<Self, SourceError> {
-        let problem =
-            |source| SourceError::Io { name: spec.name.clone(), path: path.to_owned(), source };
+    pub(super) fn read(tree: &FileTree, path: &str) -> Self {
         let mut folder = Self { path: path.to_owned(), folders: Vec::new(), files: Vec::new() };
-        for entry in fs::read_dir(path).map_err(problem)? {
-            let path = entry.map_err(problem)?.path();
-            let name = name_of(&path);
-            if name.starts_with('.') || name == "__MACOSX" {
-                continue;
-            }
-            if path.is_dir() { &mut folder.folders } else { &mut folder.files }.push(path);
+        let start = if path.is_empty() { 0 } else { path.len() + 1 };
+        let mut inside = tree.below(path);
+        while let Some(file) = inside.first() {
+            let entries = match file.path[start..].find('/') {
+                None => {
+                    folder.files.push(file.path.clone());
+                    1
+                }
+                Some(length) => {
+                    // A folder is as long as its files, so it is skipped, not walked.
+                    let prefix = &file.path[..=start + length];
+                    folder.folders.push(prefix[..prefix.len() - 1].to_owned());
+                    inside.partition_point(|file| file.path.starts_with(prefix))
+                }
+            };
+            inside = &inside[entries..];
         }
         folder.folders.sort();
-        folder.files.sort();
-        Ok(folder)
+        folder
     }
 
     /// The subfolder of that name, whatever its case.
-    pub(super) fn child(&self, name: &str) -> Option<&Path> {
-        let same = |path: &&PathBuf| name_of(path).eq_ignore_ascii_case(name);
-        self.folders.iter().find(same).map(PathBuf::as_path)
+    pub(super) fn child(&self, name: &str) -> Option<&str> {
+        let same = |path: &&String| name_of(path).eq_ignore_ascii_case(name);
+        self.folders.iter().find(same).map(String::as_str)
     }
 
     /// The first names, for an error message.
@@ -47,10 +141,10 @@ impl Folder {
             .folders
             .iter()
             .map(|path| format!("{}/", name_of(path)))
-            .chain(self.files.iter().map(|path| name_of(path)))
+            .chain(self.files.iter().map(|path| name_of(path).to_owned()))
             .collect();
         match names.len() {
-            0 => "an empty folder".to_owned(),
+            0 => "no file at all".to_owned(),
             count if count > NAMES_SHOWN => {
                 format!("{} and {} more", names[..NAMES_SHOWN].join(", "), count - NAMES_SHOWN)
             }
@@ -60,42 +154,53 @@ impl Folder {
 }
 
 /// Breadth first from the root: the first folder that `wanted` accepts.
-pub(super) fn find<T>(
-    spec: &SourceSpec,
-    wanted: impl Fn(&Folder) -> Result<Option<T>, SourceError>,
-) -> Result<Option<T>, SourceError> {
-    let mut level = vec![spec.root.clone()];
+pub(super) fn find<T>(tree: &FileTree, wanted: impl Fn(&Folder) -> Option<T>) -> Option<T> {
+    let mut level = vec![String::new()];
     for _ in 0..=MAX_NESTING {
         let mut next = Vec::new();
         for path in level {
-            let folder = Folder::read(spec, &path)?;
-            if let Some(found) = wanted(&folder)? {
-                return Ok(Some(found));
+            let folder = Folder::read(tree, &path);
+            if let Some(found) = wanted(&folder) {
+                return Some(found);
             }
             next.extend(folder.folders);
         }
         level = next;
     }
-    Ok(None)
+    None
 }
 
-/// The error for a root in which [`find`] found nothing.
-pub(super) fn unexpected(spec: &SourceSpec, expected: &str) -> SourceError {
-    match Folder::read(spec, &spec.root) {
-        Ok(folder) => SourceError::UnexpectedLayout {
-            name: spec.name.clone(),
-            root: spec.root.clone(),
-            layout: spec.layout,
-            expected: expected.to_owned(),
-            found: folder.describe(),
-        },
-        Err(error) => error,
+/// The files of a folder of pictures. One that holds nothing but another folder stands for that
+/// one: `images.zip` unpacked into `images` gives `images/images`.
+pub(super) fn pictures_in(tree: &FileTree, path: &str) -> Vec<String> {
+    let mut folder = Folder::read(tree, path);
+    for _ in 0..MAX_NESTING {
+        match &folder.folders[..] {
+            [only] if !folder.files.iter().any(|path| picture_extension(path).is_some()) => {
+                folder = Folder::read(tree, only);
+            }
+            _ => break,
+        }
     }
+    folder.files
 }
 
-/// The file name, with what is not UTF-8 replaced.
-pub(super) fn name_of(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+/// The name of the root as a folder: without the extension of an archive.
+pub(super) fn root_name(root: &Path) -> String {
+    let name = root.file_name().unwrap_or_default().to_string_lossy();
+    let stem = [".zip", ".tar"].iter().find_map(|kind| {
+        let cut = name.len().checked_sub(kind.len())?;
+        name.is_char_boundary(cut)
+            .then(|| name.split_at(cut))
+            .filter(|(_, end)| end.eq_ignore_ascii_case(kind))
+            .map(|(stem, _)| stem.to_owned())
+    });
+    stem.unwrap_or_else(|| name.into_owned())
+}
+
+/// The file name.
+pub(super) fn name_of(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
 }
 
 /// The name without an image extension; other dots belong to the name.
@@ -110,6 +215,11 @@ pub(super) fn without_extension(name: &str) -> &str {
 pub(super) fn picture_extension(name: &str) -> Option<String> {
     let (_, extension) = name.rsplit_once('.')?;
     is_picture_extension(extension).then(|| extension.to_ascii_lowercase())
+}
+
+/// Whether it is a JPEG file by its name.
+pub(super) fn is_jpeg(name: &str) -> bool {
+    matches!(picture_extension(name).as_deref(), Some("jpg" | "jpeg"))
 }
 
 /// Includes formats that the codec refuses: such a file is then reported, not overlooked.

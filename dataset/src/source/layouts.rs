@@ -1,28 +1,30 @@
 //! Where each layout keeps its images and masks.
 
-use std::path::{Path, PathBuf};
-
-use super::folders::{Folder, find as find_folder, name_of, picture_extension, unexpected};
-use super::pairing::{Place, pair_beside, pair_folders, reject};
-use super::{Layout, Rejected, SourceError, SourceSpec, known_bad};
+use super::folders::{Folder, Listing, find as find_folder, is_jpeg, name_of, root_name};
+use super::pairing::{Place, pair_beside, pair_folders};
+use super::{Layout, MaskOrigin, Rejected, SourceError, known_bad};
 use crate::verify::RejectReason;
 
 mod big;
+mod coco;
 mod custom;
 mod listed;
+mod records;
 
 /// A pair before its split is decided.
 pub(super) struct Candidate {
     pub(super) name: String,
     pub(super) native_split: String,
     pub(super) class: Option<String>,
-    pub(super) image: PathBuf,
-    pub(super) mask: PathBuf,
+    /// Instead of the one of the source.
+    pub(super) license: Option<String>,
+    pub(super) image: String,
+    pub(super) mask: MaskOrigin,
 }
 
 impl Candidate {
-    pub(super) fn reject(self, spec: &SourceSpec, reason: RejectReason) -> Rejected {
-        reject(spec, &self.name, Some(self.image), Some(self.mask), reason)
+    pub(super) fn reject(self, listing: &Listing<'_>, reason: RejectReason) -> Rejected {
+        listing.reject(&self.name, Some(self.image), Some(self.mask), reason)
     }
 }
 
@@ -35,11 +37,11 @@ pub(super) struct Found {
 
 impl Found {
     /// Adds a pair, unless it is known to be wrong.
-    pub(super) fn add(&mut self, spec: &SourceSpec, candidate: Candidate) {
-        match known_bad::note(spec.layout, &candidate.name) {
+    pub(super) fn add(&mut self, listing: &Listing<'_>, candidate: Candidate) {
+        match known_bad::note(listing.spec.layout, &candidate.name) {
             Some(note) => self
                 .rejected
-                .push(candidate.reject(spec, RejectReason::KnownBad { note: note.to_owned() })),
+                .push(candidate.reject(listing, RejectReason::KnownBad { note: note.to_owned() })),
             None => self.candidates.push(candidate),
         }
     }
@@ -72,66 +74,92 @@ const DIS5K: [Part; 6] = [
 ];
 
 /// Enumerates a source by its layout.
-pub(super) fn find(spec: &SourceSpec) -> Result<Found, SourceError> {
-    if spec.layout != Layout::Custom && (spec.images.is_some() || spec.masks.is_some()) {
-        return Err(SourceError::Spec {
-            name: spec.name.clone(),
-            problem: format!(
-                "`images` and `masks` are for layout `custom`; `{}` has its own folders",
-                spec.layout.name()
-            ),
-        });
-    }
-    match spec.layout {
-        Layout::Ecssd => two_folders(spec, "images", "ground_truth_mask"),
-        Layout::DutOmron => two_folders(spec, "DUT-OMRON-image", "pixelwiseGT-new-PNG"),
-        Layout::Duts => parts(spec, &DUTS),
-        Layout::Dis5k => parts(spec, &DIS5K),
-        Layout::Fss1000 => classes(spec),
-        Layout::Msra10k => side_by_side(spec),
-        Layout::ThinObject5k => listed::find(spec),
-        Layout::Big => big::find(spec),
-        Layout::Custom => custom::find(spec),
+pub(super) fn find(listing: &Listing<'_>) -> Result<Found, SourceError> {
+    refuse_foreign_settings(listing)?;
+    match listing.spec.layout {
+        Layout::Ecssd => two_folders(listing, "images", "ground_truth_mask"),
+        Layout::DutOmron => two_folders(listing, "DUT-OMRON-image", "pixelwiseGT-new-PNG"),
+        Layout::Duts => parts(listing, &DUTS),
+        Layout::Dis5k => parts(listing, &DIS5K),
+        Layout::Fss1000 => classes(listing),
+        Layout::Msra10k => side_by_side(listing),
+        Layout::ThinObject5k => listed::find(listing),
+        Layout::Big => big::find(listing),
+        Layout::Custom => custom::find(listing),
+        Layout::Csv | Layout::Jsonl => records::find(listing),
+        Layout::Coco => coco::find(listing),
     }
 }
 
-fn two_folders(spec: &SourceSpec, images: &str, masks: &str) -> Result<Found, SourceError> {
-    let both = |folder: &Folder| {
-        Ok(folder.child(images).zip(folder.child(masks)).map(|(a, b)| (a.to_owned(), b.to_owned())))
+/// A setting that the layout does not read is a mistake, not a wish to be overlooked.
+fn refuse_foreign_settings(listing: &Listing<'_>) -> Result<(), SourceError> {
+    let spec = listing.spec;
+    let (custom, records, coco) =
+        (&[Layout::Custom][..], &[Layout::Csv, Layout::Jsonl][..], &[Layout::Coco][..]);
+    let settings = [
+        ("images", spec.images.is_some(), &[Layout::Custom, Layout::Coco][..]),
+        ("masks", spec.masks.is_some(), custom),
+        ("list", spec.list.is_some(), records),
+        ("ignore_columns", !spec.ignore_columns.is_empty(), records),
+        ("annotations", spec.annotations.is_some(), coco),
+        ("crowd", spec.crowd.is_some(), coco),
+        ("min_area", spec.min_area.is_some(), coco),
+    ];
+    let foreign =
+        settings.iter().find(|(_, given, layouts)| *given && !layouts.contains(&spec.layout));
+    let Some((setting, _, layouts)) = foreign else { return Ok(()) };
+    let layouts: Vec<String> =
+        layouts.iter().map(|layout| format!("`{}`", layout.name())).collect();
+    Err(listing.problem(format!(
+        "`{setting}` is for layout {}; `{}` has no use for it",
+        layouts.join(" or "),
+        spec.layout.name()
+    )))
+}
+
+/// Side by side in one folder or, where each was an archive of its own, in different ones.
+fn two_folders(listing: &Listing<'_>, images: &str, masks: &str) -> Result<Found, SourceError> {
+    let tree = listing.tree();
+    let child = |folder: &Folder, name| folder.child(name).map(str::to_owned);
+    let both = find_folder(tree, |folder| child(folder, images).zip(child(folder, masks)));
+    let apart = || {
+        find_folder(tree, |folder| child(folder, images))
+            .zip(find_folder(tree, |folder| child(folder, masks)))
     };
-    let Some((images, masks)) = find_folder(spec, both)? else {
-        return Err(unexpected(spec, &format!("folders `{images}` and `{masks}`")));
+    let Some((images, masks)) = both.or_else(apart) else {
+        return Err(listing.unexpected(&format!("folders `{images}` and `{masks}`")));
     };
     let mut found = Found::default();
     let place = Place { prefix: "", native_split: TRAIN, class: None };
-    pair_folders(spec, &images, &masks, &place, &mut found)?;
+    pair_folders(listing, &images, &masks, &place, &mut found);
     Ok(found)
 }
 
 /// Each part is looked for on its own: a user may have only some, or have renamed what is above.
-fn parts(spec: &SourceSpec, parts: &[Part]) -> Result<Found, SourceError> {
+fn parts(listing: &Listing<'_>, parts: &[Part]) -> Result<Found, SourceError> {
+    let tree = listing.tree();
     let mut found = Found::default();
     let mut any = false;
     for part in parts {
         let both = |folder: &Folder| {
+            let name = match name_of(&folder.path) {
+                "" => root_name(&listing.spec.root),
+                name => name.to_owned(),
+            };
             // The root itself may be the part.
             let inside = match folder.child(part.folder) {
-                Some(path) => Folder::read(spec, path)?,
-                None if name_of(&folder.path).eq_ignore_ascii_case(part.folder) => {
-                    Folder::read(spec, &folder.path)?
-                }
-                None => return Ok(None),
+                Some(path) => Folder::read(tree, path),
+                None if name.eq_ignore_ascii_case(part.folder) => Folder::read(tree, &folder.path),
+                None => return None,
             };
-            Ok(inside
-                .child(part.images)
-                .zip(inside.child(part.masks))
-                .map(|(images, masks)| (images.to_owned(), masks.to_owned())))
+            let child = |name| inside.child(name).map(str::to_owned);
+            child(part.images).zip(child(part.masks))
         };
-        let Some((images, masks)) = find_folder(spec, both)? else { continue };
+        let Some((images, masks)) = find_folder(tree, both) else { continue };
         any = true;
         let prefix = format!("{}/", part.folder);
         let place = Place { prefix: &prefix, native_split: part.native_split, class: None };
-        pair_folders(spec, &images, &masks, &place, &mut found)?;
+        pair_folders(listing, &images, &masks, &place, &mut found);
     }
     if any {
         return Ok(found);
@@ -140,45 +168,41 @@ fn parts(spec: &SourceSpec, parts: &[Part]) -> Result<Found, SourceError> {
         .iter()
         .map(|part| format!("`{}/{{{},{}}}`", part.folder, part.images, part.masks))
         .collect();
-    Err(unexpected(spec, &format!("folder like {}", expected.join(" or "))))
+    Err(listing.unexpected(&format!("folder like {}", expected.join(" or "))))
 }
 
 /// A folder of classes, each a folder in which `X.jpg` lies beside `X.png`.
-fn classes(spec: &SourceSpec) -> Result<Found, SourceError> {
-    let base = find_folder(spec, |folder| {
-        for path in &folder.folders {
-            if has_jpegs(&Folder::read(spec, path)?) {
-                return Ok(Some(folder.path.clone()));
-            }
-        }
-        Ok(None)
-    })?;
-    let Some(base) = base else {
-        return Err(unexpected(spec, "folder of classes with `1.jpg` and `1.png`"));
+fn classes(listing: &Listing<'_>) -> Result<Found, SourceError> {
+    let tree = listing.tree();
+    let base = find_folder(tree, |folder| {
+        let holds_jpegs = |path: &String| has_jpegs(&Folder::read(tree, path));
+        folder.folders.iter().any(holds_jpegs).then(|| folder.folders.clone())
+    });
+    let Some(classes) = base else {
+        return Err(listing.unexpected("folder of classes with `1.jpg` and `1.png`"));
     };
     let mut found = Found::default();
-    for path in Folder::read(spec, &base)?.folders {
+    for path in classes {
         let class = name_of(&path);
         let prefix = format!("{class}/");
-        let place = Place { prefix: &prefix, native_split: TRAIN, class: Some(&class) };
-        pair_beside(spec, Folder::read(spec, &path)?, &place, &mut found);
+        let place = Place { prefix: &prefix, native_split: TRAIN, class: Some(class) };
+        pair_beside(listing, Folder::read(tree, &path).files, &place, &mut found);
     }
     Ok(found)
 }
 
-fn side_by_side(spec: &SourceSpec) -> Result<Found, SourceError> {
-    let base = find_folder(spec, |folder| Ok(has_jpegs(folder).then(|| folder.path.clone())))?;
-    let Some(base) = base else {
-        return Err(unexpected(spec, "folder `Imgs` with `X.jpg` and `X.png`"));
+fn side_by_side(listing: &Listing<'_>) -> Result<Found, SourceError> {
+    let files =
+        find_folder(listing.tree(), |folder| has_jpegs(folder).then(|| folder.files.clone()));
+    let Some(files) = files else {
+        return Err(listing.unexpected("folder `Imgs` with `X.jpg` and `X.png`"));
     };
     let mut found = Found::default();
     let place = Place { prefix: "", native_split: TRAIN, class: None };
-    pair_beside(spec, Folder::read(spec, &base)?, &place, &mut found);
+    pair_beside(listing, files, &place, &mut found);
     Ok(found)
 }
 
 fn has_jpegs(folder: &Folder) -> bool {
-    let is_jpeg =
-        |path: &Path| matches!(picture_extension(&name_of(path)).as_deref(), Some("jpg" | "jpeg"));
     folder.files.iter().any(|path| is_jpeg(path))
 }

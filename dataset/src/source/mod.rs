@@ -1,4 +1,5 @@
-//! Raw folders to pairs: which image belongs to which mask, in which split. Nothing is decoded.
+//! Raw files to pairs: which image belongs to which mask, in which split. Nothing is decoded, and
+//! where the files lie does not matter: everything here works on a listing, see [`RawFiles`].
 //!
 //! Folder names below the root are found whatever their case and up to three levels down (archives
 //! that were unpacked into a folder of their own name), `__MACOSX` and hidden entries are ignored,
@@ -15,22 +16,31 @@
 //! | `thin_object_5k` (also COIFT, HRSOD) | `images`, `masks`, `list/{train,val,test}.txt` | `<stem>` | by list |
 //! | `big` | any, or `val` and `test` | `<stem>` of `<stem>_im.jpg`, `<stem>_gt.png` | by folder, else `test` |
 //! | `custom` | `images = "<glob>"`, `masks = "<pattern>"` | see [`SourceSpec::masks`] | `train` |
+//! | `csv`, `jsonl` | `list = "<file>"` with `image` and `mask` | column `name`, else the image | column `split`, else `train` |
+//! | `coco` | `annotations = "<file>"`, `images = "<folder>"` | `<image>/<annotation id>` | `train` |
 //!
 //! The published HQSeg-44K trains on both halves of DUTS; a `split = { folders = .. }` rule keeps
 //! them apart.
 
+mod annotation;
 mod folders;
 mod known_bad;
 mod layouts;
 mod pairing;
+mod rle;
 mod split;
+mod tree;
 
+use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::annotation::{Annotation, Shape};
 pub use self::split::SplitRule;
+pub use self::tree::{FileTree, RawFile, RawFiles, is_hidden};
 use crate::verify::RejectReason;
 
 /// How a collection lies on disk as its authors ship it.
@@ -63,6 +73,15 @@ pub enum Layout {
     /// Anything else, described by a glob and a pattern.
     #[serde(rename = "custom")]
     Custom,
+    /// Pairs that a CSV file with a header lists.
+    #[serde(rename = "csv")]
+    Csv,
+    /// Pairs that a file of JSON objects, one a line, lists.
+    #[serde(rename = "jsonl")]
+    Jsonl,
+    /// COCO-style annotations: a row for each object.
+    #[serde(rename = "coco")]
+    Coco,
 }
 
 impl Layout {
@@ -79,6 +98,9 @@ impl Layout {
             Self::ThinObject5k => "thin_object_5k",
             Self::Big => "big",
             Self::Custom => "custom",
+            Self::Csv => "csv",
+            Self::Jsonl => "jsonl",
+            Self::Coco => "coco",
         }
     }
 }
@@ -91,9 +113,11 @@ pub struct SourceSpec {
     pub name: String,
     /// How the folder is laid out.
     pub layout: Layout,
-    /// The folder.
+    /// A folder, a `.zip` or `.tar` archive, a folder inside one (`data/set.zip/train`, or
+    /// `data/set/train` where only `data/set.zip` exists), or the URL of any of these.
     pub root: PathBuf,
-    /// Only for `custom`: glob of the images relative to the root, such as `photos/**/*.jpg`.
+    /// For `custom`: glob of the images relative to the root, such as `photos/**/*.jpg`. For
+    /// `coco`: their folder, such as `train2017`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<String>,
     /// Only for `custom`: path of the mask relative to the root. `{stem}` is the image's file name
@@ -101,6 +125,24 @@ pub struct SourceSpec {
     /// `labels/{dir}/{stem}.png`. The sample is named `{dir}/{stem}`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub masks: Option<String>,
+    /// Only for `csv` and `jsonl`: the file that lists the pairs, relative to the root. Its columns
+    /// (or keys) are `image` and `mask`, paths relative to the root, and, where wanted, `split`,
+    /// `class`, `name` (unique; by default the image's path) and `license`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub list: Option<String>,
+    /// Only for `csv` and `jsonl`: further columns that the list may have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ignore_columns: Vec<String>,
+    /// Only for `coco`: the annotation file relative to the root, such as
+    /// `annotations/instances_train2017.json`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub annotations: Option<String>,
+    /// Only for `coco`: whether to take regions that hold a crowd; by default `skip`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub crowd: Option<Crowd>,
+    /// Only for `coco`: least area of an object in pixels.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_area: Option<u64>,
     /// Which split each pair belongs to.
     #[serde(default)]
     pub split: SplitRule,
@@ -112,8 +154,62 @@ pub struct SourceSpec {
     pub expected: Option<u64>,
 }
 
-/// An image file and its mask file.
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl SourceSpec {
+    /// A source with every other setting at its default.
+    #[must_use]
+    pub fn new(name: impl Into<String>, layout: Layout, root: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            layout,
+            root: root.into(),
+            images: None,
+            masks: None,
+            list: None,
+            ignore_columns: Vec::new(),
+            annotations: None,
+            crowd: None,
+            min_area: None,
+            split: SplitRule::Native,
+            license: None,
+            expected: None,
+        }
+    }
+}
+
+/// What to do with COCO annotations of many objects at once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Crowd {
+    /// Leave them out, listed in the quarantine.
+    #[default]
+    Skip,
+    /// Take each as one object.
+    Keep,
+}
+
+/// Where the mask of a pair comes from.
+#[derive(Clone, Debug, PartialEq)]
+pub enum MaskOrigin {
+    /// A file, relative to the root.
+    File(String),
+    /// An object of an annotation file.
+    Annotation(Arc<Annotation>),
+}
+
+/// The path, for annotations followed by `#` and their id.
+impl fmt::Display for MaskOrigin {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => formatter.write_str(path),
+            Self::Annotation(annotation) => {
+                write!(formatter, "{}#{}", annotation.file, annotation.id)
+            }
+        }
+    }
+}
+
+/// An image file and its mask.
+#[derive(Clone, Debug, PartialEq)]
 pub struct Pair {
     /// Name of the source.
     pub source: String,
@@ -123,11 +219,11 @@ pub struct Pair {
     pub class: Option<String>,
     /// Unique within the source, `/`-separated, without extension.
     pub name: String,
-    /// The image file.
-    pub image: PathBuf,
-    /// The mask file.
-    pub mask: PathBuf,
-    /// Licence of the source.
+    /// The image file, relative to the root.
+    pub image: String,
+    /// The mask.
+    pub mask: MaskOrigin,
+    /// Its own licence, else that of the source.
     pub license: Option<String>,
 }
 
@@ -140,22 +236,22 @@ impl Pair {
 }
 
 /// A pair that is not used.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Rejected {
     /// `{source}/{name}`.
     pub sample_id: String,
     /// Name of the source.
     pub source: String,
-    /// The image file, where there is one.
-    pub image: Option<PathBuf>,
-    /// The mask file, where there is one.
-    pub mask: Option<PathBuf>,
+    /// The image file relative to the root, where one is known.
+    pub image: Option<String>,
+    /// The mask, where one is known.
+    pub mask: Option<MaskOrigin>,
     /// Why.
     pub reason: RejectReason,
 }
 
 /// What a folder holds.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Discovery {
     /// Sorted by sample id, whatever order the file system lists them in.
     pub pairs: Vec<Pair>,
@@ -167,14 +263,6 @@ pub struct Discovery {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SourceError {
-    /// The root is no folder.
-    #[error("source `{name}`: {} is not a folder", .root.display())]
-    NoFolder {
-        /// Name of the source.
-        name: String,
-        /// Its root.
-        root: PathBuf,
-    },
     /// The root does not have the folders of its layout.
     #[error("source `{name}`: {} holds no {expected} (layout `{}`); found {found}", .root.display(), .layout.name())]
     UnexpectedLayout {
@@ -189,12 +277,12 @@ pub enum SourceError {
         /// What lies there instead.
         found: String,
     },
-    /// A folder or list cannot be read.
+    /// A list cannot be read.
     #[error("source `{name}`: cannot read {}", .path.display())]
     Io {
         /// Name of the source.
         name: String,
-        /// The folder or file.
+        /// The file.
         path: PathBuf,
         /// Why.
         source: std::io::Error,
@@ -209,19 +297,17 @@ pub enum SourceError {
     },
 }
 
-/// Enumerates the pairs of a source.
+/// Enumerates the pairs of a source in the files below its root.
 ///
 /// An image without a mask, a mask without an image and a pair that is known to be wrong are
 /// listed as rejected; they are no errors.
 ///
 /// # Errors
-/// [`SourceError`] when the folder is absent, does not have its layout, or cannot be read.
-pub fn discover(spec: &SourceSpec) -> Result<Discovery, SourceError> {
-    if !spec.root.is_dir() {
-        return Err(SourceError::NoFolder { name: spec.name.clone(), root: spec.root.clone() });
-    }
-    let found = layouts::find(spec)?;
-    split::assign(spec, found)
+/// [`SourceError`] when the files are not in the layout, or a list of them cannot be read.
+pub fn discover(spec: &SourceSpec, files: &dyn RawFiles) -> Result<Discovery, SourceError> {
+    let listing = folders::Listing::new(spec, files);
+    let found = layouts::find(&listing)?;
+    split::assign(&listing, found)
 }
 
 /// Pairs that the authors announce for a native split, where that is known for sure.

@@ -2,14 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::de::{MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
+use super::folders::{Listing, name_of, without_extension};
 use super::layouts::{Candidate, Found};
-use super::{Discovery, Pair, Rejected, SourceError, SourceSpec};
+use super::{Discovery, Pair, Rejected, SourceError};
 use crate::verify::RejectReason;
 
 /// How pairs are divided into splits. In a configuration:
@@ -119,19 +120,20 @@ impl<'de> Visitor<'de> for RuleVisitor {
 }
 
 /// Divides what a layout found by the rule of the source, and sorts it.
-pub(super) fn assign(spec: &SourceSpec, found: Found) -> Result<Discovery, SourceError> {
+pub(super) fn assign(listing: &Listing<'_>, found: Found) -> Result<Discovery, SourceError> {
+    let spec = listing.spec;
     let Found { mut candidates, rejected } = found;
     candidates.sort_by(|a, b| a.name.cmp(&b.name));
-    let splits = splits_of(spec, &candidates)?;
+    let splits = splits_of(listing, &candidates)?;
     let mut discovery = Discovery::default();
     let mut taken: HashMap<String, String> = HashMap::new();
     for (candidate, split) in candidates.into_iter().zip(splits) {
         let Some(split) = split else { continue };
-        let file_name = file_name(&candidate.image);
+        let file_name = name_of(&candidate.image).to_owned();
         if let Some(kept) = taken.insert(candidate.name.clone(), file_name) {
             let reason = RejectReason::DuplicateName { kept: kept.clone() };
             taken.insert(candidate.name.clone(), kept);
-            discovery.rejected.push(candidate.reject(spec, reason));
+            discovery.rejected.push(candidate.reject(listing, reason));
             continue;
         }
         discovery.pairs.push(Pair {
@@ -141,34 +143,31 @@ pub(super) fn assign(spec: &SourceSpec, found: Found) -> Result<Discovery, Sourc
             name: candidate.name,
             image: candidate.image,
             mask: candidate.mask,
-            license: spec.license.clone(),
+            license: candidate.license.or_else(|| spec.license.clone()),
         });
     }
     discovery.rejected.extend(rejected);
     discovery.pairs.sort_by_cached_key(Pair::sample_id);
-    discovery.rejected.sort_by(|a: &Rejected, b| {
-        (&a.sample_id, &a.image, &a.mask).cmp(&(&b.sample_id, &b.image, &b.mask))
+    discovery.rejected.sort_by_cached_key(|entry: &Rejected| {
+        let mask = entry.mask.as_ref().map(ToString::to_string);
+        (entry.sample_id.clone(), entry.image.clone(), mask)
     });
     Ok(discovery)
 }
 
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
 /// The split of each candidate; `None` leaves it out.
 fn splits_of(
-    spec: &SourceSpec,
+    listing: &Listing<'_>,
     candidates: &[Candidate],
 ) -> Result<Vec<Option<String>>, SourceError> {
     let each =
         |split: &dyn Fn(&Candidate) -> Option<String>| candidates.iter().map(split).collect();
-    Ok(match &spec.split {
+    Ok(match &listing.spec.split {
         SplitRule::Native => each(&|candidate| Some(candidate.native_split.to_owned())),
         SplitRule::Fixed(split) => each(&|_| Some(split.clone())),
         SplitRule::Folders(folders) => each(&|candidate| by_folder(folders, &candidate.name)),
         SplitRule::Lists(lists) => {
-            let splits = read_lists(spec, lists)?;
+            let splits = read_lists(listing, lists)?;
             each(&|candidate| {
                 let stem = candidate.name.rsplit('/').next().unwrap_or_default();
                 splits.get(&candidate.name).or_else(|| splits.get(stem)).cloned()
@@ -192,19 +191,17 @@ fn by_folder(folders: &BTreeMap<String, String>, name: &str) -> Option<String> {
 
 /// Names and stems of all lists, each with its split.
 fn read_lists(
-    spec: &SourceSpec,
+    listing: &Listing<'_>,
     lists: &BTreeMap<String, PathBuf>,
 ) -> Result<HashMap<String, String>, SourceError> {
     let mut splits = HashMap::new();
     for (split, path) in lists {
-        for name in read_list(spec, &spec.root.join(path))? {
+        for name in read_list(listing, &path.to_string_lossy())? {
             if let Some(other) = splits.insert(name.clone(), split.clone())
                 && other != *split
             {
-                return Err(SourceError::Spec {
-                    name: spec.name.clone(),
-                    problem: format!("`{name}` is in the lists of both `{other}` and `{split}`"),
-                });
+                return Err(listing
+                    .problem(format!("`{name}` is in the lists of both `{other}` and `{split}`")));
             }
         }
     }
@@ -212,14 +209,11 @@ fn read_lists(
 }
 
 /// The lines of a list without image extensions; empty lines and carriage returns are dropped.
-pub(super) fn read_list(spec: &SourceSpec, path: &Path) -> Result<Vec<String>, SourceError> {
-    let text = std::fs::read_to_string(path).map_err(|source| SourceError::Io {
-        name: spec.name.clone(),
-        path: path.to_owned(),
-        source,
-    })?;
+pub(super) fn read_list(listing: &Listing<'_>, path: &str) -> Result<Vec<String>, SourceError> {
+    let path = listing.locate(path).unwrap_or_else(|| path.to_owned());
+    let text = listing.read_text(&path)?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    Ok(lines.map(|line| super::folders::without_extension(line).to_owned()).collect())
+    Ok(lines.map(|line| without_extension(line).to_owned()).collect())
 }
 
 fn holdout(candidates: &[Candidate], fraction: f64, seed: u64) -> Vec<Option<String>> {

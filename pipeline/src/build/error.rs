@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use dataset::source::SourceError;
 
+use crate::input::{InputError, ReadError};
 use crate::shard::ShardError;
 
 /// One line each, saying what to do.
@@ -20,6 +21,25 @@ pub enum BuildError {
     /// A raw collection is not where or what it should be; names the source.
     #[error(transparent)]
     Source(#[from] SourceError),
+    /// The root of a source cannot be listed.
+    #[error("source `{name}`: {source}")]
+    Input {
+        /// Name of the source.
+        name: String,
+        /// Why.
+        source: InputError,
+    },
+    /// The disk or store of a source failed while a file was read.
+    #[error(
+        "source `{name}`: {source}; start the build again when the place can be read, it goes on \
+         from here"
+    )]
+    Read {
+        /// Name of the source.
+        name: String,
+        /// Which file, and why.
+        source: ReadError,
+    },
     /// A source without a single pair.
     #[error(
         "source `{name}`: no image and mask pairs under {root}{first}; look at its layout and root"
@@ -35,7 +55,8 @@ pub enum BuildError {
     /// A build without a configuration found nothing it knows.
     #[error(
         "{raw}: no collection recognised in or directly under it; expected ECSSD, DUTS, FSS-1000, \
-         MSRA10K, DUT-OMRON, DIS5K or ThinObject5K as shipped, or folders `im` and `gt`; for \
+         MSRA10K, DUT-OMRON, DIS5K, ThinObject5K, BIG or COCO as shipped (archives too), a list \
+         (.csv, .jsonl) with `image` and `mask`, or folders `im` and `gt`; for \
          anything else write a configuration with layout = \"custom\""
     )]
     NothingRecognised {

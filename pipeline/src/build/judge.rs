@@ -1,19 +1,36 @@
 //! One pair of files -> a row, or the reason for refusing it.
 
-use std::path::Path;
-
 use dataset::codec::{DecodeLimits, decode_image, decode_mask, encode_mask_png};
 use dataset::schema::Row;
-use dataset::source::Pair;
+use dataset::source::{MaskOrigin, Pair};
 use dataset::verify::{RejectReason, verify};
+
+use crate::input::{Input, MAX_PICTURE_BYTES, ReadError};
+
+/// Why a pair has no row.
+pub(super) enum Unfit {
+    /// The pair is at fault.
+    Refused(RejectReason),
+    /// The place it is read from is at fault: to refuse the pair would lose it for good.
+    Broken(ReadError),
+}
+
+impl From<RejectReason> for Unfit {
+    fn from(reason: RejectReason) -> Self {
+        Self::Refused(reason)
+    }
+}
 
 /// Reads, decodes and verifies a pair. Image bytes pass through untouched; the mask becomes a
 /// grey PNG with values 0..255.
-pub(super) fn judge(pair: &Pair) -> Result<Row, RejectReason> {
+pub(super) fn judge(pair: &Pair, input: &Input) -> Result<Row, Unfit> {
     let limits = DecodeLimits::default();
-    let image_bytes = read(&pair.image)?;
+    let image_bytes = read(input, &pair.image)?;
     let image = decode_image(&image_bytes, &limits)?;
-    let mask = decode_mask(&read(&pair.mask)?, &limits)?;
+    let mask = match &pair.mask {
+        MaskOrigin::File(path) => decode_mask(&read(input, path)?, &limits)?,
+        MaskOrigin::Annotation(annotation) => annotation.rasterise()?,
+    };
     let mask_bytes = encode_mask_png(&mask);
     let facts = verify(&image, &mask, &image_bytes, &mask_bytes)?;
     let sample_id = pair.sample_id();
@@ -37,9 +54,10 @@ pub(super) fn judge(pair: &Pair) -> Result<Row, RejectReason> {
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, RejectReason> {
-    std::fs::read(path).map_err(|error| RejectReason::Unreadable {
-        detail: format!("{}: {error}", path.display()),
+fn read(input: &Input, path: &str) -> Result<Vec<u8>, Unfit> {
+    input.read_file(path, MAX_PICTURE_BYTES).map_err(|error| match error {
+        ReadError::Refused { detail } => Unfit::Refused(RejectReason::Unreadable { detail }),
+        broken @ ReadError::Broken { .. } => Unfit::Broken(broken),
     })
 }
 

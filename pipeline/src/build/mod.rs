@@ -116,7 +116,7 @@ fn finished(output: &Path, fingerprint: &str) -> Option<BuildReport> {
 
 fn all_refusals(plan: &Plan, receipts: &[Receipt]) -> Vec<Refusal> {
     let judged = receipts.iter().flat_map(|receipt| &receipt.refused);
-    let listed = plan.refused.iter().chain(&plan.leaked);
+    let listed = plan.refused.iter().chain(&plan.leaked).chain(&plan.left_out);
     let mut refusals: Vec<Refusal> = listed.chain(judged).cloned().collect();
     refusals.sort_by(|left, right| left.sample_id.cmp(&right.sample_id));
     refusals

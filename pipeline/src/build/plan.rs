@@ -3,12 +3,12 @@
 //! The plan depends on the names, sizes and times of the raw files and on the configuration, so
 //! it comes out the same in the next run, and a shard whose key is unchanged need not be rebuilt.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::UNIX_EPOCH;
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use dataset::schema::SCHEMA_VERSION;
-use dataset::source::{Pair, discover};
+use dataset::source::{MaskOrigin, Pair, RawFiles, SourceError, SourceSpec, discover};
 use dataset::verify::RejectReason;
 use sha2::{Digest, Sha256};
 
@@ -16,6 +16,7 @@ use super::quarantine::Refusal;
 use super::report::{Leak, TRAIN_SPLIT};
 use super::{BuildConfig, BuildError};
 use crate::digest::hex;
+use crate::input::{Input, InputError};
 use crate::shard::LAYOUT_VERSION;
 
 /// Everything a build will do.
@@ -25,9 +26,16 @@ pub(super) struct Plan {
     pub(super) refused: Vec<Refusal>,
     /// Left out of training because another split has them; see [`Plan::drop_leaks`].
     pub(super) leaked: Vec<Refusal>,
+    /// Left out because a setting of their source says so; in the quarantine, but no fault.
+    pub(super) left_out: Vec<Refusal>,
+    /// Where the raw files of each source are read.
+    pub(super) inputs: Inputs,
     /// Changes when the configuration or any raw file does.
     pub(super) fingerprint: String,
 }
+
+/// The opened roots by the names of their sources.
+pub(super) type Inputs = HashMap<String, Arc<Input>>;
 
 /// One shard to be.
 pub(super) struct ShardPlan {
@@ -49,9 +57,12 @@ impl ShardPlan {
 impl Plan {
     /// Lists the raw collections of `config` and deals their pairs out to shards.
     pub(super) fn make(config: &BuildConfig) -> Result<Self, BuildError> {
-        let (mut pairs, mut refused) = (Vec::new(), Vec::new());
+        let (mut pairs, mut rejected) = (Vec::new(), Vec::new());
+        let inputs = open_inputs(config)?;
         for source in &config.source {
-            let found = discover(source)?;
+            let input = &inputs[&source.name];
+            let found =
+                discover(source, &**input).map_err(|error| explain(source, input, error))?;
             tracing::info!(
                 source = source.name,
                 pairs = found.pairs.len(),
@@ -66,11 +77,15 @@ impl Plan {
                 return Err(BuildError::NoPairs { name, root, first });
             }
             pairs.extend(found.pairs);
-            refused.extend(found.rejected.iter().map(Refusal::listed));
+            rejected.extend(found.rejected);
         }
-        let shards = deal(config, pairs);
-        let fingerprint = fingerprint(config, &shards, &refused);
-        Ok(Self { shards, refused, leaked: Vec::new(), fingerprint })
+        let (left_out, refused): (Vec<_>, Vec<_>) =
+            rejected.iter().partition(|rejected| rejected.reason.is_by_setting());
+        let [left_out, refused] = [left_out, refused]
+            .map(|list| list.into_iter().map(Refusal::listed).collect::<Vec<_>>());
+        let shards = deal(config, &inputs, pairs);
+        let fingerprint = fingerprint(config, &shards, [&refused, &left_out]);
+        Ok(Self { shards, refused, leaked: Vec::new(), left_out, inputs, fingerprint })
     }
 
     /// Takes leaked pairs out of the shards for training. A shard that loses some gets another
@@ -99,7 +114,41 @@ impl Plan {
     }
 }
 
-fn deal(config: &BuildConfig, pairs: Vec<Pair>) -> Vec<ShardPlan> {
+/// Sources with the same root share what it lists.
+fn open_inputs(config: &BuildConfig) -> Result<Inputs, BuildError> {
+    let (mut inputs, mut roots) = (Inputs::new(), HashMap::<PathBuf, Arc<Input>>::new());
+    for source in &config.source {
+        let input = match roots.get(&source.root) {
+            Some(input) => Arc::clone(input),
+            None => {
+                let opened = Input::open(&source.root).map_err(|error| BuildError::Input {
+                    name: source.name.clone(),
+                    source: error,
+                })?;
+                let input = Arc::new(opened);
+                roots.insert(source.root.clone(), Arc::clone(&input));
+                input
+            }
+        };
+        inputs.insert(source.name.clone(), input);
+    }
+    Ok(inputs)
+}
+
+/// A layout that is not found beside a compressed archive probably lies inside it.
+fn explain(source: &SourceSpec, input: &Input, error: SourceError) -> BuildError {
+    match (&error, input.compressed_archives()) {
+        (SourceError::UnexpectedLayout { .. }, [archive, ..]) => BuildError::Input {
+            name: source.name.clone(),
+            source: InputError::Compressed {
+                path: source.root.join(archive).to_string_lossy().into_owned(),
+            },
+        },
+        _ => error.into(),
+    }
+}
+
+fn deal(config: &BuildConfig, inputs: &Inputs, pairs: Vec<Pair>) -> Vec<ShardPlan> {
     let mut splits: BTreeMap<String, Vec<Pair>> = BTreeMap::new();
     for pair in pairs {
         splits.entry(pair.split.clone()).or_default().push(pair);
@@ -114,7 +163,8 @@ fn deal(config: &BuildConfig, pairs: Vec<Pair>) -> Vec<ShardPlan> {
             index += 1;
         };
         for pair in pairs {
-            let files = [FileFacts::of(&pair.image), FileFacts::of(&pair.mask)];
+            let input = &inputs[&pair.source];
+            let files = [FileFacts::of(input, &pair.image), FileFacts::of_mask(input, &pair.mask)];
             let bytes = files.iter().map(|file| file.bytes).sum::<u64>();
             if !open.pairs.is_empty() && open.bytes + bytes > config.shard_bytes {
                 close(std::mem::replace(&mut open, OpenShard::new(config)));
@@ -152,9 +202,8 @@ impl OpenShard {
         let [class, license] =
             [&pair.class, &pair.license].map(|text| text.as_deref().unwrap_or(""));
         digest(&mut self.key, &[&pair.sample_id(), &pair.split, class, license]);
-        for (path, file) in [&pair.image, &pair.mask].into_iter().zip(files) {
-            let (bytes, modified) = (file.bytes.to_string(), file.modified_nanos.to_string());
-            digest(&mut self.key, &[&path.to_string_lossy(), &bytes, &modified]);
+        for (path, file) in [pair.image.clone(), pair.mask.to_string()].iter().zip(files) {
+            digest(&mut self.key, &[path, &file.bytes.to_string(), &file.version]);
         }
         self.bytes += bytes;
         self.pairs.push(pair);
@@ -170,29 +219,39 @@ impl OpenShard {
     }
 }
 
-/// Size and time of a raw file; zero where it cannot be looked at, which decoding will report.
-#[derive(Default)]
+/// What tells a raw file apart from a later one of its name. Where it lies is no part of it, so a
+/// collection that moves as a whole is not built again.
 struct FileFacts {
     bytes: u64,
-    modified_nanos: u128,
+    version: String,
 }
 
 impl FileFacts {
-    fn of(path: &Path) -> Self {
-        let Ok(metadata) = std::fs::metadata(path) else { return Self::default() };
-        let modified =
-            metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-        Self { bytes: metadata.len(), modified_nanos: modified.unwrap_or_default().as_nanos() }
+    fn of(input: &Input, path: &str) -> Self {
+        let file = input.tree().get(path).expect("a pair's files are in the listing it came from");
+        Self { bytes: file.bytes, version: file.version.clone() }
+    }
+
+    /// An annotation has no bytes of its own; its shape says which it is, so that the rest of its
+    /// file may change.
+    fn of_mask(input: &Input, mask: &MaskOrigin) -> Self {
+        match mask {
+            MaskOrigin::File(path) => Self::of(input, path),
+            MaskOrigin::Annotation(annotation) => {
+                let text = serde_json::to_string(&**annotation).expect("an annotation serialises");
+                Self { bytes: 0, version: crate::digest::sha256(text.as_bytes()) }
+            }
+        }
     }
 }
 
-fn fingerprint(config: &BuildConfig, shards: &[ShardPlan], refused: &[Refusal]) -> String {
+fn fingerprint(config: &BuildConfig, shards: &[ShardPlan], listed: [&Vec<Refusal>; 2]) -> String {
     let mut hash = Sha256::new();
     digest(&mut hash, &[&serde_json::to_string(config).expect("a configuration serialises")]);
     for shard in shards {
         digest(&mut hash, &[&shard.name, &shard.key]);
     }
-    for refusal in refused {
+    for refusal in listed.into_iter().flatten() {
         digest(&mut hash, &[&refusal.sample_id, &refusal.message]);
     }
     hex(&hash.finalize())

@@ -1,7 +1,5 @@
 //! `quarantine.jsonl`: one line for each pair that was refused, and why.
 
-use std::path::Path;
-
 use dataset::source::{Pair, Rejected};
 use dataset::verify::RejectReason;
 use serde::{Deserialize, Serialize};
@@ -13,9 +11,9 @@ pub struct Refusal {
     pub sample_id: String,
     /// Name of the source.
     pub source: String,
-    /// The image file, where there is one.
+    /// The image file relative to the root of its source, where there is one.
     pub image: Option<String>,
-    /// The mask file, where there is one.
+    /// The mask file, or annotation file, `#` and id, where there is one.
     pub mask: Option<String>,
     /// The reason as one line.
     pub message: String,
@@ -29,29 +27,28 @@ impl Refusal {
         Self::new(
             rejected.sample_id.clone(),
             rejected.source.clone(),
-            [rejected.image.as_deref(), rejected.mask.as_deref()],
+            [rejected.image.clone(), rejected.mask.as_ref().map(ToString::to_string)],
             &rejected.reason,
         )
     }
 
     /// A pair whose files were refused.
     pub(super) fn judged(pair: &Pair, reason: &RejectReason) -> Self {
-        let files = [Some(pair.image.as_path()), Some(pair.mask.as_path())];
+        let files = [Some(pair.image.clone()), Some(pair.mask.to_string())];
         Self::new(pair.sample_id(), pair.source.clone(), files, reason)
     }
 
     fn new(
         sample_id: String,
         source: String,
-        [image, mask]: [Option<&Path>; 2],
+        [image, mask]: [Option<String>; 2],
         reason: &RejectReason,
     ) -> Self {
-        let text = |path: &Path| path.to_string_lossy().into_owned();
         Self {
             sample_id,
             source,
-            image: image.map(text),
-            mask: mask.map(text),
+            image,
+            mask,
             message: reason.to_string(),
             reason: serde_json::to_value(reason).expect("a reason serialises"),
         }

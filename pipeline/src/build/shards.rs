@@ -2,7 +2,7 @@
 //! bytes do not depend on the number of threads.
 
 use std::collections::VecDeque;
-use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
 use dataset::schema::Row;
@@ -10,8 +10,8 @@ use dataset::source::Pair;
 use dataset::verify::RejectReason;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::judge::judge;
-use super::plan::{Plan, ShardPlan};
+use super::judge::{Unfit, judge};
+use super::plan::{Inputs, Plan, ShardPlan};
 use super::quarantine::{Refusal, to_jsonl};
 use super::staging::{Receipt, Staging};
 use super::tally::Tally;
@@ -21,6 +21,8 @@ use crate::workers::{Slot, Workers, default_threads};
 
 /// Pairs in work at once, for each thread: bounds the memory of a build.
 const PAIRS_PER_THREAD: usize = 2;
+/// Threads at least where raw files come over a network: most of them wait for it.
+const REMOTE_THREADS: usize = 8;
 
 /// What became of every shard of a plan, in its order.
 pub(super) struct Written {
@@ -35,7 +37,9 @@ pub(super) fn write_shards(
     plan: &Plan,
     staging: &Staging,
 ) -> Result<Written, BuildError> {
-    let threads = config.threads.unwrap_or_else(default_threads).max(1);
+    let remote = plan.inputs.values().any(|input| input.is_remote());
+    let threads = config.threads.unwrap_or_else(default_threads);
+    let threads = threads.max(if remote { REMOTE_THREADS } else { 1 });
     // `_running` joins the threads when it drops, which is after the builder that owns `workers`.
     let (workers, _running) = Workers::start("hqseg-build", threads)
         .map_err(|error| BuildError::Worker { message: error.to_string() })?;
@@ -46,6 +50,7 @@ pub(super) fn write_shards(
     }
     let mut builder = Builder {
         config,
+        inputs: &plan.inputs,
         staging,
         workers,
         window: threads * PAIRS_PER_THREAD,
@@ -73,6 +78,7 @@ pub(super) fn write_shards(
 
 struct Builder<'a> {
     config: &'a BuildConfig,
+    inputs: &'a Inputs,
     staging: &'a Staging,
     workers: Workers,
     window: usize,
@@ -105,11 +111,11 @@ impl Builder<'_> {
         let mut writer = ShardWriter::create(&partial, self.config.rows_per_group)?;
         let first_refused = self.refused.len();
         let mut pairs = shard.pairs.iter();
-        let mut window: VecDeque<(&Pair, Slot<Result<Row, RejectReason>>)> = VecDeque::new();
+        let mut window: VecDeque<(&Pair, Slot<Result<Row, Unfit>>)> = VecDeque::new();
         loop {
             for pair in pairs.by_ref().take(self.window - window.len()) {
-                let job = pair.clone();
-                window.push_back((pair, self.workers.submit(move || judge(&job))));
+                let (job, input) = (pair.clone(), Arc::clone(&self.inputs[&pair.source]));
+                window.push_back((pair, self.workers.submit(move || judge(&job, &input))));
             }
             let Some((pair, slot)) = window.pop_front() else { break };
             // A decoder that panics refuses its own pair, not the whole build.
@@ -118,7 +124,11 @@ impl Builder<'_> {
                     self.tally.accept(&pair.source);
                     writer.push(row)?;
                 }
-                Err(reason) => self.refuse(Refusal::judged(pair, &reason))?,
+                Err(Unfit::Refused(reason)) => self.refuse(Refusal::judged(pair, &reason))?,
+                Err(Unfit::Broken(error)) => {
+                    let name = pair.source.clone();
+                    return Err(BuildError::Read { name, source: error });
+                }
             }
             self.progress.inc(1);
         }
@@ -155,8 +165,9 @@ impl Builder<'_> {
     }
 }
 
-fn panicked(image: &Path) -> RejectReason {
-    RejectReason::Unreadable { detail: format!("the decoder broke down on {}", image.display()) }
+fn panicked(image: &str) -> Unfit {
+    let detail = format!("the decoder broke down on {image}");
+    Unfit::Refused(RejectReason::Unreadable { detail })
 }
 
 fn strict(refusal: &Refusal) -> BuildError {

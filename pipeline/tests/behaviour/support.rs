@@ -45,16 +45,9 @@ impl Collection {
 
     /// Small shards and row groups, so that a few pairs make several of both.
     pub(crate) fn config(&self, output: &str) -> BuildConfig {
-        let source = SourceSpec {
-            name: "drawn".into(),
-            layout: Layout::Ecssd,
-            root: self.raw(),
-            images: None,
-            masks: None,
-            split: SplitRule::Holdout { fraction: 0.25, seed: 0 },
-            license: Some("none".into()),
-            expected: None,
-        };
+        let mut source = SourceSpec::new("drawn", Layout::Ecssd, self.raw());
+        source.split = SplitRule::Holdout { fraction: 0.25, seed: 0 };
+        source.license = Some("none".into());
         let mut config = BuildConfig::new(self.output(output).to_string_lossy(), vec![source]);
         config.rows_per_group = 4;
         config.shard_bytes = 30_000;
