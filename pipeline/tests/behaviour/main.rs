@@ -3,9 +3,13 @@
 
 mod building;
 mod configs;
+mod kills;
 mod layout;
 mod process;
+mod ranks;
 mod raw;
 mod reading;
+mod servers;
+mod stores;
 mod streaming;
 mod support;

@@ -66,6 +66,12 @@ impl Collection {
         build(&self.config(output)).unwrap()
     }
 
+    /// The file of a shard of a data set.
+    pub(crate) fn shard(&self, output: &str, split: &str, index: usize) -> PathBuf {
+        let path = self.open(output).manifest().splits[split].shards[index].path.clone();
+        self.output(output).join(path)
+    }
+
     pub(crate) fn open(&self, output: &str) -> Arc<Dataset> {
         Arc::new(Dataset::open(&self.output(output).to_string_lossy()).unwrap())
     }
