@@ -74,14 +74,16 @@ pub(super) fn look(
 ) -> Result<Found, BuildError> {
     let mut pause = FIRST_WAIT;
     loop {
-        let missing = match all_receipts(output, plan, need)? {
+        let receipts = all_receipts(output, plan, need)?;
+        // After the receipts: a rank announces its plan before it writes any.
+        compare_plans(output, plan, world)?;
+        let missing = match receipts {
             Ok(receipts) => return Ok(Found::All(receipts)),
             Err(missing) => missing,
         };
         if let Some(report) = finished(config, output, plan)? {
             return Ok(Found::Published(Box::new(report)));
         }
-        compare_plans(output, plan, world)?;
         let mut by_rank = BTreeMap::new();
         for shard in missing {
             *by_rank.entry(owner(shard, world.world_size)).or_insert(0) += 1;

@@ -1,10 +1,11 @@
 //! What a build writes, refuses and repeats.
 
 use dataset::source::SplitRule;
+use image::ImageFormat;
 use pipeline::build;
 use pipeline::build::{BuildError, Refusal};
 
-use crate::support::{Collection, contents, disc, save_mask, texture};
+use crate::support::{Collection, contents, disc, noise, save_mask, texture};
 
 #[test]
 fn the_bytes_do_not_depend_on_the_threads() {
@@ -132,6 +133,10 @@ fn a_further_source_is_all_that_is_read() {
     config.drop_leaks = true;
     let first = build(&config).unwrap();
     let other = Collection::new(4);
+    for index in 0..4 {
+        noise(index, 90, 80).save_with_format(other.image(index), ImageFormat::Png).unwrap();
+        save_mask(&disc(90, 80), &other.mask(index));
+    }
     let mut source = config.source[0].clone();
     (source.name, source.root) = ("zebra".to_owned(), other.raw());
     source.split = SplitRule::Fixed("test".into());

@@ -1,6 +1,6 @@
 //! Builds that several processes share.
 
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 
 use crate::kills::{Draws, kill_at_change, mixed, silent};
 use crate::process::{configuration, hqseg, run};
@@ -116,43 +116,32 @@ fn ranks_share_a_store() {
 fn ranks_that_plan_different_data_sets_are_told_so() {
     let collection = Collection::new(12);
     let config = configuration(&collection);
-    let output = collection.output("out").to_string_lossy().into_owned();
-    let start = |index, more: &[&str]| output_of(rank(&config, &output, (index, 2), more));
-    assert!(start(0, &[]).0);
-    // Rank 1 sees one pair less.
-    std::fs::remove_file(collection.image(11)).unwrap();
-    std::fs::remove_file(collection.mask(11)).unwrap();
-    let (succeeded, stdout, stderr) = start(1, &[]);
-    // Rank 0 came first: it may be started again with what rank 1 has.
+    let folder = collection.output("out");
+    let output = folder.to_string_lossy().into_owned();
+    let mut waiting = rank(&config, &output, (0, 2), &["--wait"]);
+    let mut waiting = waiting.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    while !folder.join(".staging/rank-0-of-2.json").exists() {
+        assert!(waiting.try_wait().unwrap().is_none(), "rank 0 did not wait");
+        std::thread::yield_now();
+    }
+    // Rank 1 sees one pair less. To it, rank 0's plan may be left from an earlier build.
+    std::fs::rename(collection.image(11), collection.output("11.jpg")).unwrap();
+    std::fs::rename(collection.mask(11), collection.output("11.png")).unwrap();
+    let (succeeded, stdout, stderr) = output_of(rank(&config, &output, (1, 2), &[]));
     assert!(succeeded && stdout.contains("not finished by others: rank 0"), "{stdout}{stderr}");
-    let (succeeded, _, stderr) = start(0, &["--set", "rows_per_group=7"]);
-    assert!(!succeeded || !collection.output("out").join("manifest.json").exists());
-    assert!(stderr.is_empty() || stderr.contains("rank 0 plans another data set"), "{stderr}");
-    // Rank 1 again, later than rank 0, which waits and sees it.
-    let waiting = rank(&config, &output, (0, 2), &["--wait", "--set", "rows_per_group=7"]);
-    let waiting = {
-        let mut waiting = waiting;
-        waiting.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
-        waiting.spawn().unwrap()
-    };
-    let mut other =
-        silent(rank(&config, &output, (1, 2), &["--wait", "--set", "rows_per_group=8"]));
-    let ended = waiting.wait_with_output();
-    let stderr = match ended {
-        Ok(output) if !output.status.success() => String::from_utf8(output.stderr).unwrap(),
-        other => panic!("{other:?}"),
-    };
-    assert!(stderr.contains("rank 0 plans another data set than rank 1"), "{stderr}");
-    other.kill().unwrap();
-    other.wait().unwrap();
+    let ended = waiting.wait_with_output().unwrap();
+    let stderr = String::from_utf8(ended.stderr).unwrap();
+    let expected = format!("error: {output}: rank 0 plans another data set than rank 1: ");
+    assert!(!ended.status.success() && stderr.starts_with(&expected), "{stderr}");
+    assert!(!folder.join("manifest.json").exists());
     // Once they agree, nothing of all this is left.
-    for index in 0..2 {
-        let (succeeded, _, stderr) = start(index, &[]);
+    for index in [1, 0] {
+        let (succeeded, _, stderr) = output_of(rank(&config, &output, (index, 2), &[]));
         assert!(succeeded, "{stderr}");
     }
     let fresh = collection.output("fresh").to_string_lossy().into_owned();
     assert!(run(&["build", &config, "--output", &fresh]).0);
-    assert!(contents(&collection.output("out")) == contents(&collection.output("fresh")));
+    assert!(contents(&folder) == contents(&collection.output("fresh")));
 }
 
 #[test]

@@ -85,6 +85,17 @@ pub(crate) fn texture(index: u32, width: u32, height: u32) -> RgbImage {
     })
 }
 
+/// Pixels without any pattern: they do not compress and look like nothing else.
+pub(crate) fn noise(index: u32, width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        let mixed = (u64::from(x) << 32 | u64::from(y) << 8 | u64::from(index))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .wrapping_mul(0xd134_2543_de82_ef95);
+        let [red, green, blue, ..] = (mixed ^ mixed >> 29).to_be_bytes();
+        Rgb([red, green, blue])
+    })
+}
+
 pub(crate) fn disc(width: u32, height: u32) -> GrayImage {
     let (middle_x, middle_y, radius) = (width / 2, height / 2, height / 3);
     GrayImage::from_fn(width, height, |x, y| {
