@@ -7,7 +7,7 @@
 #
 # Every target sets up what it needs; a second set-up is instant.
 
-.PHONY: help setup setup-cuda setup-weights setup-python build demo test lint ci clean
+.PHONY: help setup setup-cuda setup-weights setup-python setup-servers build demo test lint ci clean
 RAW ?=
 
 help:
@@ -25,6 +25,9 @@ setup-weights:
 setup-python: setup
 	@scripts/setup-python.sh
 
+setup-servers:
+	@scripts/setup-servers.sh
+
 build: setup
 	cargo build --locked --release
 
@@ -32,8 +35,8 @@ demo: build setup-weights
 	@scripts/demo.sh $(if $(RAW),"$(RAW)")
 
 # The release profile, so that `build`, `demo` and `test` share one set of build products.
-test: build setup-weights setup-python
-	HQSAM_PYTHON="$(CURDIR)/.venv/bin/python" cargo test --locked --release --workspace
+test: build setup-weights setup-python setup-servers
+	HQSAM_PYTHON="$(CURDIR)/.venv/bin/python" HQSAM_TEST_SERVERS=required cargo test --locked --release --workspace
 
 lint: setup
 	cargo fmt --all --check

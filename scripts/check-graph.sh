@@ -17,7 +17,7 @@ forbid() {
 
 forbid dataset tokio object_store parquet tch torch-sys c10d launch pipeline trainer
 forbid launch tokio object_store tch torch-sys c10d dataset pipeline trainer
-forbid pipeline tch torch-sys c10d launch trainer
+forbid pipeline tch torch-sys c10d trainer
 forbid c10d tokio object_store dataset launch pipeline trainer
 forbid locate cc tch torch-sys
 

@@ -2,7 +2,9 @@
 //!
 //! The only place that reads or writes `RANK`, `LOCAL_RANK`, `WORLD_SIZE`, `LOCAL_WORLD_SIZE`,
 //! `MASTER_ADDR` and `MASTER_PORT`. The names and meanings are those of torchrun, so torchrun,
-//! Slurm or a PyTorchJob can start our ranks, and [`launch`](crate) can start theirs.
+//! Slurm or a PyTorchJob can start our ranks, and [`launch`](crate) can start theirs. Ranks that
+//! never talk to each other need less, see [`place_from_env`], which also understands the
+//! variables of Slurm and of Kubernetes' indexed jobs.
 
 use std::process::Command;
 
@@ -12,6 +14,12 @@ const WORLD_SIZE: &str = "WORLD_SIZE";
 const LOCAL_WORLD_SIZE: &str = "LOCAL_WORLD_SIZE";
 const MASTER_ADDR: &str = "MASTER_ADDR";
 const MASTER_PORT: &str = "MASTER_PORT";
+const SLURM_PROCID: &str = "SLURM_PROCID";
+const SLURM_NTASKS: &str = "SLURM_NTASKS";
+/// Set by `srun` only, for the step it starts; `SLURM_NTASKS` is that of the allocation.
+const SLURM_STEP_NUM_TASKS: &str = "SLURM_STEP_NUM_TASKS";
+/// The index of a pod of a Kubernetes indexed job. The job does not say how many there are.
+const JOB_COMPLETION_INDEX: &str = "JOB_COMPLETION_INDEX";
 
 /// Who this process is among the ranks of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -145,6 +153,52 @@ impl RankEnv {
     }
 }
 
+/// This process's rank and the number of ranks, for work that ranks share without talking to each
+/// other. `None`: no launcher started it, it is a single process.
+///
+/// The first of these that is set: `RANK` and `WORLD_SIZE` (torchrun, [`launch`](crate),
+/// PyTorchJob); `JOB_COMPLETION_INDEX` with `WORLD_SIZE` (a Kubernetes indexed job, whose
+/// template sets `WORLD_SIZE` to its number of completions); `SLURM_PROCID` with
+/// `SLURM_STEP_NUM_TASKS` or `SLURM_NTASKS` (srun).
+///
+/// # Errors
+/// Where the environment is half set or contradicts itself.
+pub fn place_from_env() -> Result<Option<(usize, usize)>, RankEnvError> {
+    place_from_lookup(|name| {
+        std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+    })
+}
+
+/// As [`place_from_env`], from any source of variables.
+///
+/// # Errors
+/// As for [`place_from_env`].
+pub fn place_from_lookup(
+    lookup: impl Fn(&'static str) -> Option<String>,
+) -> Result<Option<(usize, usize)>, RankEnvError> {
+    let lookup = |name| lookup(name).filter(|value| !value.is_empty());
+    let first = |names: &[&'static str]| names.iter().copied().find(|name| lookup(name).is_some());
+    let (rank_name, size_names): (_, &[&'static str]) = match first(&[RANK, JOB_COMPLETION_INDEX]) {
+        Some(rank) => (rank, &[WORLD_SIZE]),
+        None if lookup(WORLD_SIZE).is_some() => {
+            return Err(RankEnvError::HalfSet { set: WORLD_SIZE, missing: RANK });
+        }
+        None if lookup(SLURM_PROCID).is_some() => {
+            (SLURM_PROCID, &[SLURM_STEP_NUM_TASKS, SLURM_NTASKS])
+        }
+        None => return Ok(None),
+    };
+    let Some(size_name) = first(size_names) else {
+        let missing = size_names[size_names.len() - 1];
+        return Err(RankEnvError::HalfSet { set: rank_name, missing });
+    };
+    let number = |name| lookup(name).unwrap_or_default();
+    let rank = count(rank_name, &number(rank_name))?;
+    let world_size = size(size_name, &number(size_name))?;
+    below(rank_name, rank, size_name, world_size)?;
+    Ok(Some((rank, world_size)))
+}
+
 fn invalid(name: &'static str, value: &str, expected: &'static str) -> RankEnvError {
     RankEnvError::Invalid { name, value: value.to_owned(), expected }
 }
@@ -225,6 +279,44 @@ mod tests {
                 matches!(error, RankEnvError::HalfSet { missing, .. } if missing == name),
                 "{name}: {error}"
             );
+        }
+    }
+
+    fn place(pairs: &[(&str, &str)]) -> Result<Option<(usize, usize)>, String> {
+        let lookup = |name: &'static str| {
+            pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned())
+        };
+        place_from_lookup(lookup).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn every_launcher_tells_the_place_of_a_rank() {
+        assert_eq!(place(&[]), Ok(None));
+        assert_eq!(place(&FULL), Ok(Some((5, 8))));
+        assert_eq!(place(&[("RANK", "1"), ("WORLD_SIZE", "3")]), Ok(Some((1, 3))));
+        let slurm = [("SLURM_PROCID", "2"), ("SLURM_NTASKS", "4")];
+        assert_eq!(place(&slurm), Ok(Some((2, 4))));
+        let step = [slurm[0], slurm[1], ("SLURM_STEP_NUM_TASKS", "3")];
+        assert_eq!(place(&step), Ok(Some((2, 3))));
+        // An allocation without srun: nothing says that there are more processes.
+        assert_eq!(place(&[("SLURM_NTASKS", "4")]), Ok(None));
+        let kubernetes = [("JOB_COMPLETION_INDEX", "0"), ("WORLD_SIZE", "2")];
+        assert_eq!(place(&kubernetes), Ok(Some((0, 2))));
+        // A launcher inside of an allocation is nearer than the allocation.
+        assert_eq!(place(&[&FULL[..], &slurm].concat()), Ok(Some((5, 8))));
+    }
+
+    #[test]
+    fn half_a_place_is_refused_by_name() {
+        for (pairs, expected) in [
+            (&[("RANK", "1")][..], "RANK is set but WORLD_SIZE is not"),
+            (&[("WORLD_SIZE", "1")], "WORLD_SIZE is set but RANK is not"),
+            (&[("JOB_COMPLETION_INDEX", "1")], "JOB_COMPLETION_INDEX is set but WORLD_SIZE is not"),
+            (&[("SLURM_PROCID", "1")], "SLURM_PROCID is set but SLURM_NTASKS is not"),
+            (&[("RANK", "3"), ("WORLD_SIZE", "3")], "RANK=3 does not fit WORLD_SIZE=3"),
+        ] {
+            let message = place(pairs).unwrap_err();
+            assert!(message.starts_with(expected), "{message}");
         }
     }
 

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! raw folders ─ build ─> manifest.json            ─ stream ─> Batch      (training)
-//!                        shards/train-00000.parquet          EvalSample (evaluation)
+//!                        shards/train-00000-<hash>.parquet   EvalSample (evaluation)
 //!                        quarantine.jsonl
 //!                        report.json, report/index.html
 //! ```
@@ -37,7 +37,7 @@ mod store;
 pub mod stream;
 mod workers;
 
-pub use build::{BuildConfig, BuildError, BuildReport, build};
+pub use build::{BuildConfig, BuildError, BuildOutcome, BuildReport, build, build_rank};
 pub use config::{ConfigError, load_config};
 pub use manifest::Manifest;
 pub use stream::{

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use object_store::ObjectStore;
 use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreScheme};
 use url::Url;
 
 /// Variables with these beginnings are settings of a store, for instance `AWS_ACCESS_KEY_ID`,
@@ -21,4 +21,54 @@ pub(crate) fn open(url: &str) -> Result<(Arc<dyn ObjectStore>, Key), String> {
     let (store, key) =
         object_store::parse_url_opts(&url, settings).map_err(|error| error.to_string())?;
     Ok((Arc::from(store), key))
+}
+
+/// Why nothing can be written to `url`; `None` where it can.
+pub(crate) fn refuses_writes(url: &str) -> Option<String> {
+    let parsed = match Url::parse(url) {
+        Ok(url) => url,
+        Err(error) => return Some(format!("not a URL: {error}")),
+    };
+    match ObjectStoreScheme::parse(&parsed) {
+        Err(error) => Some(error.to_string()),
+        Ok((ObjectStoreScheme::Http, _)) => {
+            Some("http(s) can only be read from; write to a folder, s3://, gs:// or az://".into())
+        }
+        Ok((ObjectStoreScheme::Memory, _)) => {
+            Some("what is in memory is gone when the program ends; name a folder".into())
+        }
+        Ok(_) => None,
+    }
+}
+
+/// `file:///folder` as the folder; other URLs and plain folders as they are.
+pub(crate) fn without_file_scheme(location: &str) -> String {
+    let folder =
+        location.starts_with("file:").then(|| Url::parse(location).ok()?.to_file_path().ok());
+    folder.flatten().map_or_else(|| location.to_owned(), |path| path.to_string_lossy().into_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_stores_that_keep_what_is_written_are_written_to() {
+        for (url, expected) in [
+            ("https://example.com/set", Some("can only be read from")),
+            ("memory:///set", Some("in memory")),
+            ("ftp://example.com/set", Some("ftp://example.com/set")),
+            ("s3://bucket/set", None),
+            ("az://container/set", None),
+            ("gs://bucket/set", None),
+        ] {
+            let message = refuses_writes(url);
+            assert_eq!(message.is_some(), expected.is_some(), "{url}: {message:?}");
+            let message = message.unwrap_or_default();
+            assert!(message.contains(expected.unwrap_or_default()), "{url}: {message}");
+        }
+        assert_eq!(without_file_scheme("file:///data/my%20set"), "/data/my set");
+        assert_eq!(without_file_scheme("data/set"), "data/set");
+        assert_eq!(without_file_scheme("s3://bucket/set"), "s3://bucket/set");
+    }
 }

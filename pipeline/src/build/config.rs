@@ -9,7 +9,7 @@ use super::BuildError;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct BuildConfig {
-    /// Folder of the data set.
+    /// Folder or URL (`s3://`, `gs://`, `az://`, `file://`) of the data set.
     #[serde(skip_serializing)]
     pub output: String,
     /// The raw collections. Names are unique; they become the first part of each sample's id.
@@ -66,12 +66,10 @@ impl BuildConfig {
     /// Refuses settings that make no data set.
     pub(super) fn check(&self) -> Result<(), BuildError> {
         let refuse = |message: String| Err(BuildError::Config { message });
-        if self.output.contains("://") {
-            return refuse(format!(
-                "output `{}`: a build writes to a local folder; copy the finished folder to the \
-                 object store, it can be read from there",
-                self.output
-            ));
+        if self.output.contains("://")
+            && let Some(message) = crate::store::refuses_writes(&self.output)
+        {
+            return refuse(format!("output `{}`: {message}", self.output));
         }
         if self.output.is_empty() {
             return refuse("output is empty: name a folder".to_owned());

@@ -97,6 +97,39 @@ pub enum BuildError {
         /// The output folder.
         output: PathBuf,
     },
+    /// Another build has published to the same place since this one started.
+    #[error(
+        "{output}: another build has published or removed something there since this one started; \
+         give each data set an output of its own, or run this build again to replace that one"
+    )]
+    Replaced {
+        /// The output folder or URL.
+        output: String,
+    },
+    /// Two ranks of one build plan different data sets.
+    #[error(
+        "{output}: rank {rank} plans another data set than rank {other}: their configurations or \
+         the raw files they see differ (names, sizes and times count); give all ranks the same, \
+         then start them again"
+    )]
+    PlansDiffer {
+        /// The output folder or URL.
+        output: String,
+        /// This rank.
+        rank: usize,
+        /// The rank that started later.
+        other: usize,
+    },
+    /// The object store refused or could not be reached.
+    #[error("{path}: {action}: {source}")]
+    Store {
+        /// The object.
+        path: String,
+        /// What was tried.
+        action: &'static str,
+        /// What the store said.
+        source: object_store::Error,
+    },
     /// A shard could not be written or read back.
     #[error(transparent)]
     Shard(#[from] ShardError),
@@ -125,6 +158,14 @@ pub enum BuildError {
 }
 
 impl BuildError {
+    /// Whether another rank that has published, and removed the staging folder, explains it.
+    pub(super) fn may_be_a_lost_race(&self) -> bool {
+        matches!(
+            self,
+            Self::Io { .. } | Self::Store { .. } | Self::Shard(_) | Self::Replaced { .. }
+        )
+    }
+
     /// An adapter for `map_err`.
     pub(super) fn io(
         path: impl Into<PathBuf>,

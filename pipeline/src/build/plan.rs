@@ -48,9 +48,15 @@ pub(super) struct ShardPlan {
 }
 
 impl ShardPlan {
-    /// Where the finished shard lies, relative to the data set.
-    pub(super) fn path(&self) -> String {
-        format!("shards/{}.parquet", self.name)
+    /// Where the finished shard lies, relative to the data set. The name says what is in it, so
+    /// that no build ever writes over a shard that differs.
+    pub(super) fn path(&self, sha256: &str) -> String {
+        format!("shards/{}-{:.12}.parquet", self.name, sha256)
+    }
+
+    /// Where its receipt lies. The name says which plan it is for.
+    pub(super) fn receipt_path(&self) -> String {
+        format!("receipts/{}-{:.16}.json", self.name, self.key)
     }
 }
 
@@ -107,10 +113,6 @@ impl Plan {
                 shard.key = hex(&key.finalize());
             }
         }
-    }
-
-    pub(super) fn num_pairs(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.pairs.len() as u64).sum()
     }
 }
 

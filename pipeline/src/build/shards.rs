@@ -5,15 +5,19 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use dataset::order::World;
 use dataset::schema::Row;
 use dataset::source::Pair;
 use dataset::verify::RejectReason;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::judge::{Unfit, judge};
+use super::output::Output;
 use super::plan::{Inputs, Plan, ShardPlan};
 use super::quarantine::{Refusal, to_jsonl};
-use super::staging::{Receipt, Staging};
+use super::ranks::{Need, owner};
+use super::receipt::Receipt;
+use super::report;
 use super::tally::Tally;
 use super::{BuildConfig, BuildError};
 use crate::shard::ShardWriter;
@@ -24,92 +28,174 @@ const PAIRS_PER_THREAD: usize = 2;
 /// Threads at least where raw files come over a network: most of them wait for it.
 const REMOTE_THREADS: usize = 8;
 
-/// What became of every shard of a plan, in its order.
-pub(super) struct Written {
-    pub(super) receipts: Vec<Receipt>,
-    /// Shards that an earlier run had finished.
-    pub(super) reused: usize,
+/// Which shards of a plan to write.
+#[derive(Clone, Copy, Eq, PartialEq)]
+pub(super) enum Part {
+    /// Those that fall to this rank.
+    Own,
+    /// Those of the other ranks, last first, so that two ranks meet in the middle.
+    Others,
 }
 
-/// Writes every shard that is not there yet.
+/// Writes those shards of a part that are not finished yet; returns how many were.
 pub(super) fn write_shards(
     config: &BuildConfig,
+    output: &Output,
     plan: &Plan,
-    staging: &Staging,
-) -> Result<Written, BuildError> {
+    world: World,
+    (part, need): (Part, Need),
+) -> Result<u64, BuildError> {
     let remote = plan.inputs.values().any(|input| input.is_remote());
     let threads = config.threads.unwrap_or_else(default_threads);
     let threads = threads.max(if remote { REMOTE_THREADS } else { 1 });
     // `_running` joins the threads when it drops, which is after the builder that owns `workers`.
     let (workers, _running) = Workers::start("hqseg-build", threads)
         .map_err(|error| BuildError::Worker { message: error.to_string() })?;
-    let mut tally = Tally::default();
-    plan.refused.iter().for_each(|refusal| tally.refuse(refusal));
-    if let Some(refusal) = plan.refused.first().filter(|_| config.strict) {
-        return Err(strict(refusal));
+    let own = |index| owner(index, world.world_size) == world.rank;
+    let mut shards: Vec<&ShardPlan> = plan
+        .shards
+        .iter()
+        .enumerate()
+        .filter(|(index, _)| own(*index) == (part == Part::Own))
+        .map(|(_, shard)| shard)
+        .collect();
+    if part == Part::Others {
+        shards.reverse();
     }
+    let pairs = shards.iter().map(|shard| shard.pairs.len() as u64).sum();
     let mut builder = Builder {
         config,
         inputs: &plan.inputs,
-        staging,
+        output,
         workers,
         window: threads * PAIRS_PER_THREAD,
-        tally,
-        refused: plan.refused.clone(),
-        progress: progress(plan.num_pairs()),
+        stops: Stops::new(config, output, plan)?,
+        // What looks hopeless in one rank's part may not be so in the whole.
+        alone: world.world_size == 1,
+        progress: progress(pairs),
     };
-    let mut written = Written { receipts: Vec::with_capacity(plan.shards.len()), reused: 0 };
-    for shard in &plan.shards {
-        let receipt = match staging.finished(shard) {
+    let mut reused = 0;
+    for shard in shards {
+        let receipt = match need {
+            Need::Facts => output.receipt(shard)?,
+            Need::Shard => output.finished(shard)?,
+        };
+        match receipt {
             Some(receipt) => {
-                written.reused += 1;
-                builder.take(shard, receipt)?
+                reused += 1;
+                builder.take(shard, &receipt)?;
             }
             None => builder.write(shard)?,
-        };
-        written.receipts.push(receipt);
+        }
     }
     builder.progress.finish_and_clear();
-    match builder.tally.mostly_refused(config.max_rejected_fraction) {
-        Some(source) => Err(builder.stop(source)),
-        None => Ok(written),
+    Ok(reused)
+}
+
+/// Applies the rules that stop a build to all its shards, in the plan's order: the same answer
+/// whoever wrote them.
+pub(super) fn check_refusals(
+    config: &BuildConfig,
+    output: &Output,
+    plan: &Plan,
+    receipts: &[Receipt],
+) -> Result<(), BuildError> {
+    let mut stops = Stops::new(config, output, plan)?;
+    for (shard, receipt) in plan.shards.iter().zip(receipts) {
+        stops.take(shard, receipt)?;
+    }
+    match stops.tally.mostly_refused(config.max_rejected_fraction) {
+        Some(source) => Err(stops.stop(source)),
+        None => Ok(()),
+    }
+}
+
+/// Counts pairs and says when too many are refused.
+struct Stops<'a> {
+    config: &'a BuildConfig,
+    output: &'a Output,
+    tally: Tally,
+    /// Of all shards so far, for a stopped build to leave behind.
+    refused: Vec<Refusal>,
+}
+
+impl<'a> Stops<'a> {
+    /// Starts with the pairs that were refused while listing.
+    fn new(config: &'a BuildConfig, output: &'a Output, plan: &Plan) -> Result<Self, BuildError> {
+        let mut tally = Tally::default();
+        plan.refused.iter().for_each(|refusal| tally.refuse(refusal));
+        match plan.refused.first().filter(|_| config.strict) {
+            Some(refusal) => Err(strict(refusal)),
+            None => Ok(Self { config, output, tally, refused: plan.refused.clone() }),
+        }
+    }
+
+    /// Counts a finished shard.
+    fn take(&mut self, shard: &ShardPlan, receipt: &Receipt) -> Result<(), BuildError> {
+        let mut refused = receipt.refused.iter().peekable();
+        for pair in &shard.pairs {
+            match refused.next_if(|refusal| refusal.sample_id == pair.sample_id()) {
+                Some(refusal) => self.refuse(refusal.clone(), true)?,
+                None => self.tally.accept(&pair.source),
+            }
+        }
+        Ok(())
+    }
+
+    fn refuse(&mut self, refusal: Refusal, stop_early: bool) -> Result<(), BuildError> {
+        if self.config.strict {
+            return Err(strict(&refusal));
+        }
+        tracing::debug!(sample_id = refusal.sample_id, reason = refusal.message, "refused");
+        let source = refusal.source.clone();
+        self.tally.refuse(&refusal);
+        self.refused.push(refusal);
+        if stop_early && self.tally.hopeless(&source) { Err(self.stop(&source)) } else { Ok(()) }
+    }
+
+    fn stop(&self, source: &str) -> BuildError {
+        match self.output.leave("quarantine.jsonl", &to_jsonl(&self.refused)) {
+            Ok(quarantine) => {
+                self.tally.stop(source, self.config.max_rejected_fraction, quarantine)
+            }
+            Err(error) => error,
+        }
     }
 }
 
 struct Builder<'a> {
     config: &'a BuildConfig,
     inputs: &'a Inputs,
-    staging: &'a Staging,
+    output: &'a Output,
     workers: Workers,
     window: usize,
-    tally: Tally,
-    /// Of all shards so far, for a stopped build to leave behind.
-    refused: Vec<Refusal>,
+    stops: Stops<'a>,
+    alone: bool,
     progress: ProgressBar,
 }
 
 impl Builder<'_> {
-    /// Counts a shard that an earlier run had finished.
-    fn take(&mut self, shard: &ShardPlan, receipt: Receipt) -> Result<Receipt, BuildError> {
-        let mut refused = receipt.refused.iter().peekable();
-        for pair in &shard.pairs {
-            match refused.next_if(|refusal| refusal.sample_id == pair.sample_id()) {
-                Some(refusal) => self.refuse(refusal.clone())?,
-                None => self.tally.accept(&pair.source),
-            }
+    /// Counts a shard that is finished already.
+    fn take(&mut self, shard: &ShardPlan, receipt: &Receipt) -> Result<(), BuildError> {
+        if self.alone {
+            self.stops.take(shard, receipt)?;
         }
         self.progress.inc(shard.pairs.len() as u64);
         if self.progress.is_hidden() {
             tracing::info!(shard = shard.name, rows = receipt.rows, "kept from an earlier run");
         }
-        Ok(receipt)
+        Ok(())
     }
 
-    fn write(&mut self, shard: &ShardPlan) -> Result<Receipt, BuildError> {
+    fn write(&mut self, shard: &ShardPlan) -> Result<(), BuildError> {
         let started = Instant::now();
-        let partial = self.staging.partial(shard);
-        let mut writer = ShardWriter::create(&partial, self.config.rows_per_group)?;
-        let first_refused = self.refused.len();
+        let scratch = self.output.scratch(shard)?;
+        let file = || {
+            let cannot = BuildError::io(&scratch.path, "cannot use the file twice");
+            scratch.file.try_clone().map_err(cannot)
+        };
+        let mut writer = ShardWriter::new(file()?, &scratch.path, self.config.rows_per_group)?;
+        let first_refused = self.stops.refused.len();
         let mut pairs = shard.pairs.iter();
         let mut window: VecDeque<(&Pair, Slot<Result<Row, Unfit>>)> = VecDeque::new();
         loop {
@@ -121,10 +207,12 @@ impl Builder<'_> {
             // A decoder that panics refuses its own pair, not the whole build.
             match slot.blocking_recv().unwrap_or_else(|_| Err(panicked(&pair.image))) {
                 Ok(row) => {
-                    self.tally.accept(&pair.source);
+                    self.stops.tally.accept(&pair.source);
                     writer.push(row)?;
                 }
-                Err(Unfit::Refused(reason)) => self.refuse(Refusal::judged(pair, &reason))?,
+                Err(Unfit::Refused(reason)) => {
+                    self.stops.refuse(Refusal::judged(pair, &reason), self.alone)?;
+                }
                 Err(Unfit::Broken(error)) => {
                     let name = pair.source.clone();
                     return Err(BuildError::Read { name, source: error });
@@ -133,35 +221,17 @@ impl Builder<'_> {
             self.progress.inc(1);
         }
         let written = writer.finish()?;
-        let receipt = Receipt::new(shard, &written, self.refused[first_refused..].to_vec());
-        self.staging.keep(shard, &receipt)?;
+        let facts = report::facts_of(file()?, &scratch.path, &shard.split)?;
+        let refused = self.stops.refused[first_refused..].to_vec();
+        let receipt = Receipt::new(shard, &written, refused, facts);
+        self.output.keep(shard, scratch, &written)?;
+        self.output.put(&shard.receipt_path(), &receipt.to_bytes())?;
         if self.progress.is_hidden() {
             let rows_per_second = (written.rows as f64 / started.elapsed().as_secs_f64()).round();
             let (rows, refused) = (written.rows, receipt.refused.len());
             tracing::info!(shard = shard.name, rows, refused, rows_per_second, "written");
         }
-        Ok(receipt)
-    }
-
-    fn refuse(&mut self, refusal: Refusal) -> Result<(), BuildError> {
-        if self.config.strict {
-            return Err(strict(&refusal));
-        }
-        tracing::debug!(sample_id = refusal.sample_id, reason = refusal.message, "refused");
-        let source = refusal.source.clone();
-        self.tally.refuse(&refusal);
-        self.refused.push(refusal);
-        if self.tally.hopeless(&source) { Err(self.stop(&source)) } else { Ok(()) }
-    }
-
-    fn stop(&self, source: &str) -> BuildError {
-        self.progress.finish_and_clear();
-        match self.staging.leave("quarantine.jsonl", &to_jsonl(&self.refused)) {
-            Ok(quarantine) => {
-                self.tally.stop(source, self.config.max_rejected_fraction, quarantine)
-            }
-            Err(error) => error,
-        }
+        Ok(())
     }
 }
 

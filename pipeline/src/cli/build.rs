@@ -1,10 +1,13 @@
 //! `hqseg build`.
 
+use std::collections::BTreeMap;
+use std::error::Error;
 use std::io::{self, Write};
 use std::path::Path;
 
+use dataset::order::World;
 use pipeline::build::{PAGE_FILE, QUARANTINE_FILE, recognise};
-use pipeline::{BuildConfig, BuildReport, build, load_config};
+use pipeline::{BuildConfig, BuildOutcome, BuildReport, build_rank, load_config};
 
 use super::{BuildArguments, CliResult};
 
@@ -27,9 +30,34 @@ pub(super) fn run(arguments: BuildArguments) -> CliResult {
     }
     config.threads = arguments.threads.or(config.threads);
     config.strict |= arguments.strict;
-    let report = build(&config)?;
-    print(&report, Path::new(&config.output))?;
+    let world = world(arguments.rank, arguments.world)?;
+    match build_rank(&config, world, arguments.wait)? {
+        BuildOutcome::Published(report) => print(&report, Path::new(&config.output))?,
+        BuildOutcome::Unfinished(by_rank) => print_unfinished(world, &by_rank)?,
+    }
     Ok(())
+}
+
+/// From the arguments, else from the environment of a launcher, else a single process.
+fn world(rank: Option<usize>, world_size: Option<usize>) -> Result<World, Box<dyn Error>> {
+    let (rank, world_size) = match world_size {
+        Some(1) => (0, 1),
+        Some(world_size) => (rank.ok_or("--world needs --rank, from 0")?, world_size),
+        None => launch::rank_env::place_from_env()?.unwrap_or((0, 1)),
+    };
+    Ok(World::new(rank, world_size)?)
+}
+
+fn print_unfinished(world: World, by_rank: &BTreeMap<usize, u64>) -> io::Result<()> {
+    let parts: Vec<String> =
+        by_rank.iter().map(|(rank, shards)| format!("rank {rank}: {shards} shards")).collect();
+    writeln!(
+        io::stdout().lock(),
+        "rank {} of {}: done; not finished by others: {}; the last of them publishes the data set",
+        world.rank,
+        world.world_size,
+        parts.join(", ")
+    )
 }
 
 fn print(report: &BuildReport, output: &Path) -> io::Result<()> {

@@ -59,7 +59,7 @@ struct BuildArguments {
     /// Recognise the raw collections in this folder instead of reading a configuration.
     #[arg(long, value_name = "FOLDER", requires = "output")]
     auto: Option<PathBuf>,
-    /// Folder of the data set; replaces the configuration's `output`.
+    /// Folder or URL of the data set; replaces the configuration's `output`.
     #[arg(long)]
     output: Option<String>,
     /// With --auto: share of each collection that goes to the split `val`.
@@ -74,6 +74,16 @@ struct BuildArguments {
     /// Stop at the first refused pair.
     #[arg(long)]
     strict: bool,
+    /// Where several ranks share the build: stay until all are done and the data set is published.
+    #[arg(long)]
+    wait: bool,
+    /// This process among the ranks that share the build (default: as the environment of launch,
+    /// torchrun, Slurm or a Kubernetes indexed job says).
+    #[arg(long, requires = "world")]
+    rank: Option<usize>,
+    /// Number of ranks that share the build; 1 ignores the environment.
+    #[arg(long)]
+    world: Option<usize>,
 }
 
 #[derive(Args)]

@@ -42,6 +42,14 @@ impl ShardWriter {
     /// [`ShardError`] naming `path`.
     pub fn create(path: &Path, rows_per_group: usize) -> Result<Self, ShardError> {
         let file = File::create(path).map_err(|source| ShardError::write(path, source))?;
+        Self::new(file, path, rows_per_group)
+    }
+
+    /// Writes to an empty `file`, which errors call `path`.
+    ///
+    /// # Errors
+    /// [`ShardError`] naming `path`.
+    pub fn new(file: File, path: &Path, rows_per_group: usize) -> Result<Self, ShardError> {
         let writer =
             ArrowWriter::try_new(Digesting::new(file), stored_schema(), Some(writer_properties()))
                 .map_err(|source| ShardError::parquet(path.display(), source))?;

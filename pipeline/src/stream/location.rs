@@ -6,7 +6,6 @@ use std::sync::Arc;
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use url::Url;
 
 use super::StreamError;
 use crate::build::BuildConfig;
@@ -33,10 +32,8 @@ fn resolve_output(location: &str) -> Result<Place, StreamError> {
     let refuse = |message: String| StreamError::Location { location: location.to_owned(), message };
     let name = location.trim_end_matches('/').to_owned();
     if location.contains("://") {
-        let url = Url::parse(location).map_err(|error| refuse(format!("not a URL: {error}")))?;
-        let (store, base) =
-            object_store::parse_url(&url).map_err(|error| refuse(error.to_string()))?;
-        return Ok(Place { store: Arc::from(store), base, name });
+        let (store, base) = crate::store::open(location).map_err(refuse)?;
+        return Ok(Place { store, base, name });
     }
     let folder = Path::new(location);
     if !folder.is_dir() {

@@ -59,7 +59,7 @@ fn row_groups_and_pages_are_as_documented() {
     let mut config = collection.config("out");
     config.shard_bytes = 1 << 20;
     pipeline::build(&config).unwrap();
-    let path = collection.output("out").join("shards/train-00000.parquet");
+    let path = collection.shard("out", "train", 0);
     let file = File::open(&path).unwrap();
     let metadata = metadata(&file);
     // 14 pairs, a quarter held out: 10 rows in groups of at most 4.
@@ -143,7 +143,7 @@ fn a_row_group_is_bounded_by_its_bytes_too() {
 fn the_schema_declares_images_for_other_readers() {
     let collection = Collection::new(4);
     collection.build("out");
-    let file = File::open(collection.output("out").join("shards/train-00000.parquet")).unwrap();
+    let file = File::open(collection.shard("out", "train", 0)).unwrap();
     let metadata = metadata(&file);
     let pairs = metadata.file_metadata().key_value_metadata().unwrap();
     let features = pairs.iter().find(|pair| pair.key == "huggingface").unwrap();

@@ -7,19 +7,19 @@ use pipeline::Dataset;
 
 use crate::support::{Collection, contents};
 
-fn hqseg(arguments: &[&str]) -> Command {
+pub(crate) fn hqseg(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_hqseg"));
     command.args(arguments).env("HQSEG_LOG", "warn");
     command
 }
 
-fn run(arguments: &[&str]) -> (bool, String, String) {
+pub(crate) fn run(arguments: &[&str]) -> (bool, String, String) {
     let Output { status, stdout, stderr } = hqseg(arguments).output().unwrap();
     (status.success(), String::from_utf8(stdout).unwrap(), String::from_utf8(stderr).unwrap())
 }
 
 /// Writes `build.toml` for a collection, with shards so small that a build takes many.
-fn configuration(collection: &Collection) -> String {
+pub(crate) fn configuration(collection: &Collection) -> String {
     let path = collection.output("build.toml");
     let text = format!(
         "output = {:?}\nshard_bytes = 20000\nthreads = 1\n\
@@ -35,9 +35,9 @@ fn configuration(collection: &Collection) -> String {
 fn started(collection: &Collection, config: &str) -> Child {
     let child =
         hqseg(&["build", config]).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let second = collection.output("out").join(".staging/train-00001.json");
+    let receipts = collection.output("out").join("receipts");
     let deadline = Instant::now() + Duration::from_secs(120);
-    while !second.exists() {
+    while std::fs::read_dir(&receipts).map_or(0, Iterator::count) < 2 {
         assert!(Instant::now() < deadline, "the build wrote no shard");
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -81,6 +81,8 @@ fn a_mistake_is_one_line_and_exit_code_one() {
             "unknown key `outptu`; did you mean `output`?",
         ),
         (vec!["build", &config, "--set", "source.drawn.root=no/such"], "no/such is not a folder"),
+        (vec!["build", &config, "--world", "2"], "--world needs --rank"),
+        (vec!["build", &config, "--world", "2", "--rank", "2"], "rank 2 of 2: "),
         (vec!["inspect", "no/such/set"], "no such folder"),
         (vec!["verify", &config], "no such folder"),
     ] {
@@ -106,13 +108,26 @@ fn raw_folders_build_without_a_configuration() {
 
 /// Every sample of every step, as `hqseg trace --json` prints them.
 fn trace(dataset: &str, world: usize, arguments: &[&str]) -> Vec<Vec<String>> {
+    trace_in(&[], dataset, world, arguments)
+}
+
+/// As [`trace`], with further environment variables.
+pub(crate) fn trace_in(
+    environment: &[(&'static str, String)],
+    dataset: &str,
+    world: usize,
+    arguments: &[&str],
+) -> Vec<Vec<String>> {
     let mut steps: Vec<Vec<String>> = Vec::new();
     for rank in 0..world {
         let (world, rank) = (world.to_string(), rank.to_string());
         let fixed = ["trace", dataset, "--json", "--size", "48", "--global-batch", "8"];
         let ranks = ["--world", &world, "--rank", &rank];
-        let (succeeded, stdout, stderr) = run(&[&fixed[..], &ranks, arguments].concat());
-        assert!(succeeded, "{stderr}");
+        let mut command = hqseg(&[&fixed[..], &ranks, arguments].concat());
+        let Output { status, stdout, stderr } =
+            command.envs(environment.iter().cloned()).output().unwrap();
+        assert!(status.success(), "{}", String::from_utf8_lossy(&stderr));
+        let stdout = String::from_utf8(stdout).unwrap();
         for (index, line) in stdout.lines().enumerate() {
             let step: serde_json::Value = serde_json::from_str(line).unwrap();
             let samples = step["samples"].as_array().unwrap().iter().map(|sample| {

@@ -59,6 +59,12 @@ impl Collection {
         build(&self.config(output)).unwrap()
     }
 
+    /// The file of a shard of a data set.
+    pub(crate) fn shard(&self, output: &str, split: &str, index: usize) -> PathBuf {
+        let path = self.open(output).manifest().splits[split].shards[index].path.clone();
+        self.output(output).join(path)
+    }
+
     pub(crate) fn open(&self, output: &str) -> Arc<Dataset> {
         Arc::new(Dataset::open(&self.output(output).to_string_lossy()).unwrap())
     }
@@ -69,6 +75,17 @@ pub(crate) fn texture(index: u32, width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let wave = |step: u32| ((x * (index % 11 + 1) + y * step + index * 37) % 256) as u8;
         Rgb([wave(3), wave(index % 13 + 1), wave(7)])
+    })
+}
+
+/// Pixels without any pattern: they do not compress and look like nothing else.
+pub(crate) fn noise(index: u32, width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, y| {
+        let mixed = (u64::from(x) << 32 | u64::from(y) << 8 | u64::from(index))
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            .wrapping_mul(0xd134_2543_de82_ef95);
+        let [red, green, blue, ..] = (mixed ^ mixed >> 29).to_be_bytes();
+        Rgb([red, green, blue])
     })
 }
 

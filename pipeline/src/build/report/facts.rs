@@ -3,12 +3,16 @@
 use std::fs::File;
 use std::path::Path;
 
+use serde::{Deserialize, Serialize};
+
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{UInt32Type, UInt64Type};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 
+use super::super::output::ShardFile;
+use super::super::receipt::Receipt;
 use crate::shard::ShardError;
 
 const COLUMNS: [&str; 7] = [
@@ -21,7 +25,8 @@ const COLUMNS: [&str; 7] = [
     "perceptual_hash",
 ];
 
-/// Facts of one row, and where its pictures are.
+/// Facts of one row, and where its pictures are. Kept in the shard's receipt.
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(in super::super) struct RowFacts {
     pub(super) sample_id: String,
     pub(super) source: String,
@@ -31,45 +36,58 @@ pub(in super::super) struct RowFacts {
     pub(super) foreground_pixels: u64,
     pub(super) image_sha256: String,
     pub(super) perceptual_hash: u64,
-    /// Index of the shard and row within it.
+    /// Index of the shard, known once all are, and row within it.
+    #[serde(skip)]
     pub(super) place: (usize, usize),
 }
 
-/// Reads the facts of all rows of a shard.
-pub(super) fn read(
+/// The facts of all rows of receipts, each with its place among them.
+pub(in super::super) fn facts<'a>(
+    receipts: impl IntoIterator<Item = &'a Receipt>,
+) -> Vec<RowFacts> {
+    let place = |shard: usize, receipt: &'a Receipt| {
+        let rows = receipt.facts.iter().enumerate();
+        rows.map(move |(row, fact)| RowFacts { place: (shard, row), ..fact.clone() })
+    };
+    receipts.into_iter().enumerate().flat_map(|(shard, receipt)| place(shard, receipt)).collect()
+}
+
+/// The facts of all rows of the shard that was written to `file`; `path` is what errors call it.
+pub(in super::super) fn facts_of(
+    file: File,
     path: &Path,
     split: &str,
-    shard: usize,
-    facts: &mut Vec<RowFacts>,
-) -> Result<(), ShardError> {
-    let mut first_row = 0;
-    for batch in open(path, &COLUMNS)? {
+) -> Result<Vec<RowFacts>, ShardError> {
+    let open = || {
+        let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
+        let schema = builder.parquet_schema();
+        let projection = ProjectionMask::columns(schema, COLUMNS);
+        builder.with_projection(projection).build()
+    };
+    let batches = open().map_err(|source| ShardError::parquet(path.display(), source))?;
+    let mut facts = Vec::new();
+    for batch in batches {
         let batch = batch.map_err(|error| ShardError::schema(path.display(), &error))?;
-        rows(&batch, split, (shard, first_row), facts)
+        rows(&batch, split, &mut facts)
             .map_err(|name| ShardError::schema(path.display(), &format!("column `{name}`")))?;
-        first_row += batch.num_rows();
     }
-    Ok(())
+    Ok(facts)
 }
 
 /// The bytes of an image file and of its mask file.
 type Files = (Vec<u8>, Vec<u8>);
 
 /// Image and mask files of chosen rows of a shard; `rows` ascending.
-pub(super) fn read_pictures(path: &Path, rows: &[usize]) -> Result<Vec<Files>, ShardError> {
+pub(super) fn read_pictures(shard: &ShardFile, rows: &[usize]) -> Result<Vec<Files>, ShardError> {
     let mut selectors = Vec::new();
     let mut next = 0;
     for row in rows {
         selectors.extend([RowSelector::skip(row - next), RowSelector::select(1)]);
         next = row + 1;
     }
-    let reader = builder(path, &["image.bytes", "mask.bytes"])?
-        .with_row_selection(RowSelection::from(selectors))
-        .build()
-        .map_err(|source| ShardError::parquet(path.display(), source))?;
+    let columns = ["image.bytes", "mask.bytes"];
     let mut pictures = Vec::with_capacity(rows.len());
-    for batch in reader {
-        let batch = batch.map_err(|error| ShardError::schema(path.display(), &error))?;
+    for batch in shard.read(&columns, Some(RowSelection::from(selectors)))? {
         let column = |name: &str| -> Option<_> {
             batch
                 .column_by_name(name)?
@@ -78,7 +96,7 @@ pub(super) fn read_pictures(path: &Path, rows: &[usize]) -> Result<Vec<Files>, S
                 .as_binary_opt::<i32>()
         };
         let (Some(images), Some(masks)) = (column("image"), column("mask")) else {
-            return Err(ShardError::schema(path.display(), &"no image and mask columns"));
+            return Err(ShardError::schema(shard.path(), &"no image and mask columns"));
         };
         pictures.extend(
             (0..batch.num_rows())
@@ -88,32 +106,8 @@ pub(super) fn read_pictures(path: &Path, rows: &[usize]) -> Result<Vec<Files>, S
     Ok(pictures)
 }
 
-fn open(
-    path: &Path,
-    columns: &[&str],
-) -> Result<parquet::arrow::arrow_reader::ParquetRecordBatchReader, ShardError> {
-    builder(path, columns)?.build().map_err(|source| ShardError::parquet(path.display(), source))
-}
-
-fn builder(
-    path: &Path,
-    columns: &[&str],
-) -> Result<ParquetRecordBatchReaderBuilder<File>, ShardError> {
-    let file =
-        File::open(path).map_err(|source| ShardError::parquet(path.display(), source.into()))?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file)
-        .map_err(|source| ShardError::parquet(path.display(), source))?;
-    let projection = ProjectionMask::columns(builder.parquet_schema(), columns.iter().copied());
-    Ok(builder.with_projection(projection))
-}
-
 /// `Err` names the column that is not as expected.
-fn rows(
-    batch: &RecordBatch,
-    split: &str,
-    (shard, first_row): (usize, usize),
-    facts: &mut Vec<RowFacts>,
-) -> Result<(), &'static str> {
+fn rows(batch: &RecordBatch, split: &str, facts: &mut Vec<RowFacts>) -> Result<(), &'static str> {
     let text = |name: &'static str| {
         batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>()).ok_or(name)
     };
@@ -140,7 +134,7 @@ fn rows(
         foreground_pixels: foreground_pixels.value(row),
         image_sha256: image_sha256.value(row).to_owned(),
         perceptual_hash: hash.value(row),
-        place: (shard, first_row + row),
+        place: (0, 0),
     }));
     Ok(())
 }

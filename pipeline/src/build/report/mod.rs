@@ -6,17 +6,17 @@ mod page;
 mod pictures;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use dataset::source::{Layout, SplitRule, expected_count};
 use serde::{Deserialize, Serialize};
 
 pub use duplicates::{DuplicatePair, Duplicates};
 pub(super) use duplicates::{Leak, TRAIN_SPLIT, leaks};
-pub(super) use facts::RowFacts;
+pub(super) use facts::{RowFacts, facts, facts_of};
 
-use super::plan::ShardPlan;
+use super::output::ShardFile;
 use super::quarantine::Refusal;
+use super::receipt::Receipt;
 use super::{BuildConfig, BuildError};
 
 /// Name of the report inside a data set.
@@ -30,6 +30,9 @@ pub struct BuildReport {
     /// Digest of the configuration and of the names, sizes and times of all raw files: a build
     /// that comes to the same fingerprint has nothing to do.
     pub fingerprint: String,
+    /// Digest of the manifest that was published after this report.
+    #[serde(default)]
+    pub manifest_sha256: String,
     /// Rows of all shards.
     pub rows: u64,
     /// Bytes of all shards.
@@ -70,17 +73,8 @@ pub struct SourceReport {
     pub refused: BTreeMap<String, u64>,
 }
 
-/// A whole shard: its plan, where it lies, its bytes.
-pub(super) type WholeShard<'a> = (&'a ShardPlan, PathBuf, u64);
-
-/// The facts of all rows of whole shards.
-pub(super) fn read_facts(shards: &[WholeShard<'_>]) -> Result<Vec<RowFacts>, BuildError> {
-    let mut facts = Vec::new();
-    for (index, (shard, path, _)) in shards.iter().enumerate() {
-        facts::read(path, &shard.split, index, &mut facts)?;
-    }
-    Ok(facts)
-}
+/// A whole shard: its receipt and where it lies.
+pub(super) type WholeShard<'a> = (&'a Receipt, ShardFile);
 
 /// The report of a build, and the page that shows it.
 pub(super) fn make(
@@ -89,7 +83,7 @@ pub(super) fn make(
     shards: &[WholeShard<'_>],
     refusals: &[Refusal],
 ) -> Result<(BuildReport, Vec<u8>), BuildError> {
-    let facts = read_facts(shards)?;
+    let facts = facts(shards.iter().map(|(receipt, _)| *receipt));
     let sources = config
         .source
         .iter()
@@ -105,18 +99,19 @@ pub(super) fn make(
     let report = BuildReport {
         fingerprint: fingerprint.to_owned(),
         rows: facts.len() as u64,
-        bytes: shards.iter().map(|(_, _, bytes)| bytes).sum(),
+        bytes: shards.iter().map(|(receipt, _)| receipt.bytes).sum(),
         shards: shards.len() as u64,
         refused: refusals.len() as u64,
         sources,
         duplicates: duplicates::find(&facts),
+        manifest_sha256: String::new(),
         up_to_date: false,
         reused_shards: 0,
         seconds: 0.0,
     };
-    let paths: Vec<PathBuf> = shards.iter().map(|(_, path, _)| path.clone()).collect();
-    let sheets = pictures::contact_sheets(&facts, &paths)?;
-    let repeated = pictures::repeated(&facts, &paths, &report.duplicates.pairs)?;
+    let files: Vec<ShardFile> = shards.iter().map(|(_, file)| file.clone()).collect();
+    let sheets = pictures::contact_sheets(&facts, &files)?;
+    let repeated = pictures::repeated(&facts, &files, &report.duplicates.pairs)?;
     let page = page::render(&report, &facts, sheets, repeated, refusals)?;
     Ok((report, page.into_bytes()))
 }

@@ -1,7 +1,6 @@
 //! Contact sheets: small pictures with the mask's outline, as data URIs.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -13,6 +12,7 @@ use image::{GrayImage, Rgb, RgbImage};
 use sha2::{Digest, Sha256};
 
 use super::super::BuildError;
+use super::super::output::ShardFile;
 use super::duplicates::{DuplicatePair, place};
 use super::facts::{RowFacts, read_pictures};
 
@@ -46,7 +46,7 @@ pub(super) struct RepeatedPicture {
 /// same ones.
 pub(super) fn contact_sheets(
     facts: &[RowFacts],
-    shards: &[PathBuf],
+    shards: &[ShardFile],
 ) -> Result<BTreeMap<String, Vec<Picture>>, BuildError> {
     let chosen: Vec<&RowFacts> = by_source(facts).into_values().flatten().collect();
     let mut sheets: BTreeMap<String, Vec<Picture>> = BTreeMap::new();
@@ -59,7 +59,7 @@ pub(super) fn contact_sheets(
 /// The first repeated images of the list.
 pub(super) fn repeated(
     facts: &[RowFacts],
-    shards: &[PathBuf],
+    shards: &[ShardFile],
     pairs: &[DuplicatePair],
 ) -> Result<Vec<RepeatedPicture>, BuildError> {
     let shown = &pairs[..pairs.len().min(REPETITIONS_SHOWN)];
@@ -82,7 +82,7 @@ pub(super) fn repeated(
 /// The pictures of chosen rows, in the order in which they are stored.
 fn pictures_of<'a>(
     mut chosen: Vec<&'a RowFacts>,
-    shards: &[PathBuf],
+    shards: &[ShardFile],
 ) -> Result<Vec<(&'a RowFacts, Picture)>, BuildError> {
     chosen.sort_by_key(|fact| fact.place);
     let mut pictures = Vec::with_capacity(chosen.len());
