@@ -19,6 +19,7 @@ fn spec(root: &Path, layout: Layout) -> SourceSpec {
         masks: None,
         split: SplitRule::Native,
         license: Some("CC0-1.0".into()),
+        commercial: None,
         expected: None,
     }
 }

@@ -29,8 +29,10 @@
 pub mod build;
 pub mod config;
 mod digest;
+pub mod doctor;
 pub mod manifest;
 pub mod shard;
+pub mod stats;
 pub mod stream;
 mod workers;
 

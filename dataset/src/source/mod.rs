@@ -22,6 +22,7 @@
 mod folders;
 mod known_bad;
 mod layouts;
+mod licence;
 mod pairing;
 mod split;
 
@@ -30,6 +31,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::licence::{Collection, Permission, Terms, collection};
 pub use self::split::SplitRule;
 use crate::verify::RejectReason;
 
@@ -104,9 +106,13 @@ pub struct SourceSpec {
     /// Which split each pair belongs to.
     #[serde(default)]
     pub split: SplitRule,
-    /// Licence, carried into every row.
+    /// Licence, carried into every row; absent: what is known of the collection, see
+    /// [`SourceSpec::terms`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
+    /// Whether commercial use is permitted; absent: what is known of the collection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commercial: Option<bool>,
     /// Pairs that the collection should have, for the report; absent: what is known of its layout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<u64>,

@@ -123,6 +123,7 @@ pub(super) fn assign(spec: &SourceSpec, found: Found) -> Result<Discovery, Sourc
     let Found { mut candidates, rejected } = found;
     candidates.sort_by(|a, b| a.name.cmp(&b.name));
     let splits = splits_of(spec, &candidates)?;
+    let license = spec.terms().license;
     let mut discovery = Discovery::default();
     let mut taken: HashMap<String, String> = HashMap::new();
     for (candidate, split) in candidates.into_iter().zip(splits) {
@@ -141,7 +142,7 @@ pub(super) fn assign(spec: &SourceSpec, found: Found) -> Result<Discovery, Sourc
             name: candidate.name,
             image: candidate.image,
             mask: candidate.mask,
-            license: spec.license.clone(),
+            license: license.clone(),
         });
     }
     discovery.rejected.extend(rejected);

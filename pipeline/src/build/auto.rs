@@ -92,6 +92,7 @@ fn source(
         masks: custom.then(|| format!("{}/{{stem}}.png", wanted[1])),
         split: split.clone(),
         license: None,
+        commercial: None,
         expected: None,
     }
 }

@@ -16,12 +16,14 @@ mod auto;
 mod config;
 mod error;
 mod judge;
+mod licence;
 mod plan;
 mod quarantine;
 mod report;
 mod shards;
 mod staging;
 mod tally;
+pub(crate) mod trial;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -30,8 +32,12 @@ use std::time::Instant;
 pub use auto::recognise;
 pub use config::BuildConfig;
 pub use error::BuildError;
+pub use licence::LeftOut;
+pub(crate) use licence::used as used_sources;
 pub use quarantine::Refusal;
-pub use report::{BuildReport, DuplicatePair, Duplicates, PAGE_FILE, REPORT_FILE, SourceReport};
+pub use report::{
+    BuildReport, CARD_FILE, DuplicatePair, Duplicates, PAGE_FILE, REPORT_FILE, SourceReport,
+};
 
 use crate::manifest::{MANIFEST_FILE, Manifest, ShardInfo, SplitInfo};
 use plan::{Plan, ShardPlan};
@@ -50,6 +56,7 @@ pub const QUARANTINE_FILE: &str = "quarantine.jsonl";
 pub fn build(config: &BuildConfig) -> Result<BuildReport, BuildError> {
     let started = Instant::now();
     config.check()?;
+    licence::check(config)?;
     let mut plan = Plan::make(config)?;
     let output = Path::new(&config.output);
     if let Some(report) = finished(output, &plan.fingerprint) {
@@ -76,12 +83,13 @@ pub fn build(config: &BuildConfig) -> Result<BuildReport, BuildError> {
     let (mut report, page) = report::make(config, &plan.fingerprint, &shards, &refusals)?;
     let mut report_json = serde_json::to_vec_pretty(&report).expect("a report serialises");
     report_json.push(b'\n');
+    let manifest = manifest(config, &plan, &written.receipts, &report);
     let files = [
         (QUARANTINE_FILE, quarantine::to_jsonl(&refusals)),
         (REPORT_FILE, report_json),
         (PAGE_FILE, page),
+        (CARD_FILE, report::card(config, &report, &manifest)),
     ];
-    let manifest = manifest(config, &plan, &written.receipts, &report);
     let shards: Vec<&ShardPlan> = shards.into_iter().map(|(shard, _, _)| shard).collect();
     staging.publish(&shards, &files, &manifest.to_bytes())?;
     report.reused_shards = written.reused as u64;

@@ -12,6 +12,7 @@ use dataset::source::{Pair, discover};
 use dataset::verify::RejectReason;
 use sha2::{Digest, Sha256};
 
+use super::licence;
 use super::quarantine::Refusal;
 use super::report::{Leak, TRAIN_SPLIT};
 use super::{BuildConfig, BuildError};
@@ -50,7 +51,7 @@ impl Plan {
     /// Lists the raw collections of `config` and deals their pairs out to shards.
     pub(super) fn make(config: &BuildConfig) -> Result<Self, BuildError> {
         let (mut pairs, mut refused) = (Vec::new(), Vec::new());
-        for source in &config.source {
+        for source in licence::used(config) {
             let found = discover(source)?;
             tracing::info!(
                 source = source.name,

@@ -3,7 +3,11 @@
 
 mod building;
 mod configs;
+mod describing;
+mod interop;
 mod layout;
+mod licences;
+mod page;
 mod process;
 mod raw;
 mod reading;

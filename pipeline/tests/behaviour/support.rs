@@ -53,6 +53,7 @@ impl Collection {
             masks: None,
             split: SplitRule::Holdout { fraction: 0.25, seed: 0 },
             license: Some("none".into()),
+            commercial: None,
             expected: None,
         };
         let mut config = BuildConfig::new(self.output(output).to_string_lossy(), vec![source]);
