@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Puts the published Python implementation into .venv, for the parity tests. Its torch is the one of
-# .libtorch-cuda, so that it is fetched only once. A second run is instant.
+# Puts the published Python implementation, and the libraries that people open shards with, into
+# .venv, for the parity and interoperability tests. Its torch is the one of .libtorch-cuda, so that
+# it is fetched only once. A second run is instant.
 source "$(dirname "$0")/common.sh"
 need_pip
 version=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -8,7 +9,7 @@ version=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
     die "the parity tests need Python 3.11, 3.12 or 3.13, python3 is $version"
 scripts/setup-libtorch.sh cuda-only
 lock python
-stamp=$(stamp_of scripts/python.txt scripts/libtorch-cuda.txt)
+stamp=$(stamp_of scripts/python.txt scripts/python-data.txt scripts/libtorch-cuda.txt)
 [ "$(cat .venv/.stamp 2> /dev/null)" = "$stamp" ] && exit
 echo "fetching the published Python implementation into .venv ..." >&2
 rm -rf .venv
@@ -16,7 +17,8 @@ python3 -m venv --without-pip .venv ||
     die "python3 cannot make a virtual environment (Debian, Ubuntu: apt install python3-venv)"
 packages=.venv/lib/python$version/site-packages
 fetch scripts/python.txt "$packages"
+fetch scripts/python-data.txt "$packages"
 echo "$PWD/.libtorch-cuda" > "$packages/libtorch.pth"
-.venv/bin/python -c 'import torch, torchvision, segment_anything_hq' ||
+.venv/bin/python -c 'import torch, torchvision, segment_anything_hq, datasets, duckdb' ||
     die "the environment in .venv does not work (see above)"
 echo "$stamp" > .venv/.stamp
