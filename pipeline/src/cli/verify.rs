@@ -9,7 +9,7 @@ use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use pipeline::Dataset;
 use pipeline::manifest::ShardInfo;
-use pipeline::stream::{VerifyOptions, verify};
+use pipeline::stream::{DamagedShard, VerifyOptions, verify};
 
 use super::CliResult;
 
@@ -66,16 +66,7 @@ pub(super) fn run(arguments: &VerifyArguments) -> CliResult {
     )?;
     progress.finish_and_clear();
     let mut out = io::stdout().lock();
-    for shard in &damaged {
-        let message = shard.message.as_deref().unwrap_or("the file is whole, rows are not");
-        writeln!(out, "{}: {message}", shard.path)?;
-        for row in shard.rows.iter().take(ROWS_SHOWN) {
-            writeln!(out, "  {row}")?;
-        }
-        if let Some(more) = shard.rows.len().checked_sub(ROWS_SHOWN).filter(|more| *more > 0) {
-            writeln!(out, "  and {more} more rows")?;
-        }
-    }
+    damaged.iter().try_for_each(|shard| print(&mut out, shard))?;
     if let Some(error) = unwritten {
         return Err(error.into());
     }
@@ -92,6 +83,18 @@ pub(super) fn run(arguments: &VerifyArguments) -> CliResult {
     let rows = if arguments.decode { ", every row decodes to what its columns say" } else { "" };
     writeln!(out, "{shards} shards as the manifest says{rows}")?;
     Ok(())
+}
+
+fn print(out: &mut impl Write, shard: &DamagedShard) -> io::Result<()> {
+    let message = shard.message.as_deref().unwrap_or("the file is whole, rows are not");
+    writeln!(out, "{}: {message}", shard.path)?;
+    for row in shard.rows.iter().take(ROWS_SHOWN) {
+        writeln!(out, "  {row}")?;
+    }
+    match shard.rows.len().saturating_sub(ROWS_SHOWN) {
+        0 => Ok(()),
+        more => writeln!(out, "  and {more} more rows"),
+    }
 }
 
 /// The shards that earlier runs found whole, in the form of `sha256sum`.

@@ -5,7 +5,7 @@ use std::path::Path;
 use futures::StreamExt;
 use object_store::ObjectStoreExt;
 
-use super::{Check, size, store};
+use super::{Check, Status, size, store};
 use crate::shard::ShardReader;
 use crate::stream::Dataset;
 
@@ -18,6 +18,10 @@ pub(super) fn checks(location: &str) -> Vec<Check> {
     let mut checks = Vec::new();
     if location.contains("://") {
         checks.extend(store::checks(location, false));
+        // Without the store the rest would only say so again.
+        if checks.iter().any(|check| check.status == Status::Error) {
+            return checks;
+        }
     }
     let dataset = match Dataset::open(location) {
         Ok(dataset) => dataset,

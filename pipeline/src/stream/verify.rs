@@ -1,6 +1,8 @@
 //! Compares the shards of a data set with the digests in its manifest and, on request, every row
 //! with its own.
 
+use std::ops::Range;
+
 use futures::TryStreamExt;
 use object_store::ObjectStoreExt;
 use sha2::{Digest, Sha256};
@@ -59,26 +61,8 @@ pub fn verify(
                 on_rows(info.rows);
                 continue;
             }
-            let mut shard = DamagedShard {
-                path: info.path.clone(),
-                message: dataset.runtime().block_on(read_whole(reader)).err(),
-                rows: Vec::new(),
-            };
-            if options.decode || shard.message.is_some() {
-                let threads = options.threads;
-                match dataset.runtime().block_on(shard_geometry(reader)) {
-                    Ok(sizes) => {
-                        let rows = rows.zip(sizes);
-                        shard.rows = check_rows(dataset, split, rows, threads, &mut on_rows)?;
-                    }
-                    // Without its small columns no row can be looked at.
-                    Err(error) => {
-                        shard.message.get_or_insert_with(|| error.to_string());
-                    }
-                }
-            } else {
-                on_rows(info.rows);
-            }
+            let place = (dataset, split.as_str(), reader);
+            let shard = verify_shard(place, rows, options, &mut on_rows)?;
             let whole = shard.message.is_none() && shard.rows.is_empty();
             on_shard(info, whole);
             if !whole {
@@ -87,6 +71,35 @@ pub fn verify(
         }
     }
     Ok(damaged)
+}
+
+/// `rows` are the shard's rows in its split.
+fn verify_shard(
+    (dataset, split, reader): (&Dataset, &str, &ShardReader),
+    rows: Range<u64>,
+    options: &VerifyOptions,
+    on_rows: &mut impl FnMut(u64),
+) -> Result<DamagedShard, StreamError> {
+    let mut shard = DamagedShard {
+        path: reader.info().path.clone(),
+        message: dataset.runtime().block_on(read_whole(reader)).err(),
+        rows: Vec::new(),
+    };
+    if !options.decode && shard.message.is_none() {
+        on_rows(reader.info().rows);
+        return Ok(shard);
+    }
+    match dataset.runtime().block_on(shard_geometry(reader)) {
+        Ok(sizes) => {
+            let rows = rows.zip(sizes);
+            shard.rows = check_rows(dataset, split, rows, options.threads, on_rows)?;
+        }
+        // Without its small columns no row can be looked at.
+        Err(error) => {
+            shard.message.get_or_insert_with(|| error.to_string());
+        }
+    }
+    Ok(shard)
 }
 
 async fn read_whole(reader: &ShardReader) -> Result<(), String> {

@@ -104,6 +104,21 @@ fn doctor_finds_what_is_wrong_with_a_configuration() {
 }
 
 #[test]
+fn doctor_tries_the_store_of_an_output_and_leaves_nothing_there() {
+    let collection = Collection::new(3);
+    let store = collection.output("store");
+    std::fs::create_dir(&store).unwrap();
+    let url = format!("file://{}", store.display());
+    let config = write_config(&collection, &text(collection.raw()), &url);
+    let (_, checks) = doctor(&config);
+    assert_eq!(status(&checks, "store").0, "ok", "{checks:?}");
+    assert!(status(&checks, "conditional put").1.starts_with("supported"), "{checks:?}");
+    assert_eq!(std::fs::read_dir(store).unwrap().count(), 0);
+    let (succeeded, checks) = doctor("gopher://host/set");
+    assert!(!succeeded && status(&checks, "store").0 == "error", "{checks:?}");
+}
+
+#[test]
 fn doctor_finds_missing_and_short_shards() {
     let collection = Collection::new(20);
     collection.build("out");
