@@ -24,6 +24,8 @@ struct Seen {
     skipped_levels: usize,
     dead_links: usize,
     fetched: usize,
+    /// Tables that need scrolling although they are laid out to fit.
+    hidden_tables: usize,
     width: u32,
     content_width: u32,
     numbers: Vec<(String, String)>,
@@ -113,6 +115,7 @@ fn the_page_is_whole_at_every_width_and_its_numbers_are_those_of_the_report() {
             seen.dead_links,
         ];
         assert_eq!(problems, [0; 5], "broken, without alt, unnamed plots, headings, links");
+        assert_eq!(seen.hidden_tables, 0, "tables that do not fit {width} px");
         assert_eq!(seen.fetched, 0, "the page needs something outside itself");
         let mut places: BTreeMap<&str, usize> = BTreeMap::new();
         for (pointer, text) in &seen.numbers {
