@@ -241,7 +241,7 @@ fn how_built(line: &mut impl FnMut(String), config: &BuildConfig, report: &Build
             false => "used",
         }
     ));
-    for source in config.source.iter() {
+    for source in &config.source {
         let rule = serde_json::to_string(&source.split).expect("a split rule serialises");
         line(format!(
             "- source {}: layout `{}`, split {}",
