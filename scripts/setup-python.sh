@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Puts the published Python implementation, and the tools that exports must open in, into .venv. Its torch is the one of
-# .libtorch-cuda, so that it is fetched only once. A second run is instant.
+# Puts the published Python implementation, and the tools that exports and shards must open in,
+# into .venv. Its torch is the one of .libtorch-cuda, so that it is fetched only once. A second run
+# is instant.
 source "$(dirname "$0")/common.sh"
 need_pip
 version=$(python3 -c 'import sys; print("%d.%d" % sys.version_info[:2])')
@@ -18,6 +19,7 @@ packages=.venv/lib/python$version/site-packages
 cat scripts/python*.txt > .venv/requirements.txt
 fetch .venv/requirements.txt "$packages"
 echo "$PWD/.libtorch-cuda" > "$packages/libtorch.pth"
-.venv/bin/python -c 'import torch, torchvision, segment_anything_hq, transformers, onnxruntime' ||
+.venv/bin/python -c 'import torch, torchvision, segment_anything_hq, transformers, onnxruntime' &&
+    .venv/bin/python -c 'import datasets, duckdb' ||
     die "the environment in .venv does not work (see above)"
 echo "$stamp" > .venv/.stamp

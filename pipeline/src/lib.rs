@@ -29,10 +29,12 @@
 pub mod build;
 pub mod config;
 mod digest;
+pub mod doctor;
 pub mod fetch;
 pub mod input;
 pub mod manifest;
 pub mod shard;
+pub mod stats;
 mod store;
 pub mod stream;
 mod workers;

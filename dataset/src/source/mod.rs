@@ -26,6 +26,7 @@ mod annotation;
 mod folders;
 mod known_bad;
 mod layouts;
+mod licence;
 mod pairing;
 mod rle;
 mod split;
@@ -39,6 +40,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::annotation::{Annotation, Shape};
+pub use self::licence::{Collection, Permission, Terms, collection};
 pub use self::split::SplitRule;
 pub use self::tree::{FileTree, RawFile, RawFiles, is_hidden};
 use crate::verify::RejectReason;
@@ -146,9 +148,13 @@ pub struct SourceSpec {
     /// Which split each pair belongs to.
     #[serde(default)]
     pub split: SplitRule,
-    /// Licence, carried into every row.
+    /// Licence, carried into every row; absent: what is known of the collection, see
+    /// [`SourceSpec::terms`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub license: Option<String>,
+    /// Whether commercial use is permitted; absent: what is known of the collection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commercial: Option<bool>,
     /// Pairs that the collection should have, for the report; absent: what is known of its layout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<u64>,
@@ -171,6 +177,7 @@ impl SourceSpec {
             min_area: None,
             split: SplitRule::Native,
             license: None,
+            commercial: None,
             expected: None,
         }
     }

@@ -125,6 +125,7 @@ pub(super) fn assign(listing: &Listing<'_>, found: Found) -> Result<Discovery, S
     let Found { mut candidates, rejected } = found;
     candidates.sort_by(|a, b| a.name.cmp(&b.name));
     let splits = splits_of(listing, &candidates)?;
+    let license = spec.terms().license;
     let mut discovery = Discovery::default();
     let mut taken: HashMap<String, String> = HashMap::new();
     for (candidate, split) in candidates.into_iter().zip(splits) {
@@ -143,7 +144,7 @@ pub(super) fn assign(listing: &Listing<'_>, found: Found) -> Result<Discovery, S
             name: candidate.name,
             image: candidate.image,
             mask: candidate.mask,
-            license: candidate.license.or_else(|| spec.license.clone()),
+            license: candidate.license.or_else(|| license.clone()),
         });
     }
     discovery.rejected.extend(rejected);

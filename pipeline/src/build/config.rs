@@ -30,6 +30,9 @@ pub struct BuildConfig {
     /// other split; they are listed in the quarantine. Off, they are only reported.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drop_leaks: bool,
+    /// Leave out the sources that are not known to permit commercial use.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub commercial_only: bool,
     /// Stop at the first refused pair instead of putting it into quarantine.
     #[serde(default, skip_serializing)]
     pub strict: bool,
@@ -59,12 +62,13 @@ impl BuildConfig {
             threads: None,
             max_rejected_fraction: max_rejected_fraction(),
             drop_leaks: false,
+            commercial_only: false,
             strict: false,
         }
     }
 
     /// Refuses settings that make no data set.
-    pub(super) fn check(&self) -> Result<(), BuildError> {
+    pub(crate) fn check(&self) -> Result<(), BuildError> {
         let refuse = |message: String| Err(BuildError::Config { message });
         if self.output.contains("://")
             && let Some(message) = crate::store::refuses_writes(&self.output)

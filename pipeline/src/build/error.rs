@@ -52,6 +52,15 @@ pub enum BuildError {
         /// The first file without a partner, where there was one, after `: `.
         first: String,
     },
+    /// A commercial-only build of sources that permit no such use.
+    #[error(
+        "commercial_only leaves no source: none of {sources} is known to permit commercial use; \
+         a source whose owner permits it gets `commercial = true` in the configuration"
+    )]
+    NothingPermitted {
+        /// Names and licences.
+        sources: String,
+    },
     /// A build without a configuration found nothing it knows.
     #[error(
         "{raw}: no collection recognised in or directly under it; expected ECSSD, DUTS, FSS-1000, \

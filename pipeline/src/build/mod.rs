@@ -18,6 +18,7 @@ mod auto;
 mod config;
 mod error;
 mod judge;
+mod licence;
 mod output;
 mod plan;
 mod quarantine;
@@ -26,6 +27,7 @@ mod receipt;
 mod report;
 mod shards;
 mod tally;
+pub(crate) mod trial;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Instant;
@@ -35,8 +37,12 @@ use dataset::order::World;
 pub use auto::recognise;
 pub use config::BuildConfig;
 pub use error::BuildError;
+pub use licence::LeftOut;
+pub(crate) use licence::used as used_sources;
 pub use quarantine::Refusal;
-pub use report::{BuildReport, DuplicatePair, Duplicates, PAGE_FILE, REPORT_FILE, SourceReport};
+pub use report::{
+    BuildReport, CARD_FILE, DuplicatePair, Duplicates, PAGE_FILE, REPORT_FILE, SourceReport,
+};
 
 use crate::digest::sha256;
 use crate::manifest::{Manifest, ShardInfo, SplitInfo};
@@ -87,6 +93,7 @@ pub fn build_rank(
 ) -> Result<BuildOutcome, BuildError> {
     let started = Instant::now();
     config.check()?;
+    licence::check(config)?;
     let plan = Plan::make(config)?;
     let mut output = Output::open(&config.output, world)?;
     if let Some(report) = finished(config, &output, &plan)?
@@ -192,13 +199,16 @@ impl Build<'_> {
             .collect();
         let refusals = all_refusals(plan, receipts);
         let (mut report, page) = report::make(self.config, &plan.fingerprint, &whole, &refusals)?;
-        let manifest = manifest(self.config, plan, receipts, &report).to_bytes();
+        let manifest = manifest(self.config, plan, receipts, &report);
+        let card = report::card(self.config, &report, &manifest);
+        let manifest = manifest.to_bytes();
         report.manifest_sha256 = sha256(&manifest);
         let mut report_json = serde_json::to_vec_pretty(&report).expect("a report serialises");
         report_json.push(b'\n');
         self.output.put(QUARANTINE_FILE, &quarantine::to_jsonl(&refusals))?;
         self.output.put(REPORT_FILE, &report_json)?;
         self.output.put(PAGE_FILE, &page)?;
+        self.output.put(CARD_FILE, &card)?;
         self.output.publish(&manifest, self.before.as_ref())?;
         Ok(report)
     }

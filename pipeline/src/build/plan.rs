@@ -12,6 +12,7 @@ use dataset::source::{MaskOrigin, Pair, RawFiles, SourceError, SourceSpec, disco
 use dataset::verify::RejectReason;
 use sha2::{Digest, Sha256};
 
+use super::licence;
 use super::quarantine::Refusal;
 use super::report::{Leak, TRAIN_SPLIT};
 use super::{BuildConfig, BuildError};
@@ -65,7 +66,7 @@ impl Plan {
     pub(super) fn make(config: &BuildConfig) -> Result<Self, BuildError> {
         let (mut pairs, mut rejected) = (Vec::new(), Vec::new());
         let inputs = open_inputs(config)?;
-        for source in &config.source {
+        for source in licence::used(config) {
             let input = &inputs[&source.name];
             let found =
                 discover(source, &**input).map_err(|error| explain(source, input, error))?;
@@ -119,7 +120,7 @@ impl Plan {
 /// Sources with the same root share what it lists.
 fn open_inputs(config: &BuildConfig) -> Result<Inputs, BuildError> {
     let (mut inputs, mut roots) = (Inputs::new(), HashMap::<PathBuf, Arc<Input>>::new());
-    for source in &config.source {
+    for source in licence::used(config) {
         let input = match roots.get(&source.root) {
             Some(input) => Arc::clone(input),
             None => {
@@ -138,7 +139,7 @@ fn open_inputs(config: &BuildConfig) -> Result<Inputs, BuildError> {
 }
 
 /// A layout that is not found beside a compressed archive probably lies inside it.
-fn explain(source: &SourceSpec, input: &Input, error: SourceError) -> BuildError {
+pub(super) fn explain(source: &SourceSpec, input: &Input, error: SourceError) -> BuildError {
     match (&error, input.compressed_archives()) {
         (SourceError::UnexpectedLayout { .. }, [archive, ..]) => BuildError::Input {
             name: source.name.clone(),

@@ -30,6 +30,7 @@ pub(super) fn run(arguments: BuildArguments) -> CliResult {
     }
     config.threads = arguments.threads.or(config.threads);
     config.strict |= arguments.strict;
+    config.commercial_only |= arguments.commercial_only;
     let world = world(arguments.rank, arguments.world)?;
     match build_rank(&config, world, arguments.wait)? {
         BuildOutcome::Published(report) => print(&report, Path::new(&config.output))?,
@@ -77,6 +78,10 @@ fn print(report: &BuildReport, output: &Path) -> io::Result<()> {
             }
             _ => writeln!(out)?,
         }
+    }
+    for source in &report.left_out {
+        let license = source.license.as_deref().unwrap_or("licence not stated");
+        writeln!(out, "{:<16} left out: {} ({license})", source.name, source.reason)?;
     }
     let mebibytes = report.bytes as f64 / f64::from(1 << 20);
     writeln!(

@@ -1,14 +1,13 @@
-//! `hqseg inspect` and `hqseg verify`.
+//! `hqseg inspect`.
 
 use std::io::{self, Write};
 
 use pipeline::Dataset;
-use pipeline::stream;
 
 use super::CliResult;
 
 /// Prints the manifest's counts and one row.
-pub(super) fn inspect(location: &str, row: u64) -> CliResult {
+pub(super) fn inspect(location: &str, split: Option<&str>, row: u64) -> CliResult {
     let dataset = Dataset::open(location)?;
     let manifest = dataset.manifest();
     let mut out = io::stdout().lock();
@@ -33,9 +32,11 @@ pub(super) fn inspect(location: &str, row: u64) -> CliResult {
             splits.iter().map(|(split, rows)| format!("{split} {rows}")).collect();
         writeln!(out, "{source:<16} {}", rows.join(", "))?;
     }
-    let Some((split, info)) = manifest.splits.iter().next() else { return Ok(()) };
-    if row >= info.num_samples {
-        return Err(format!("row {row}: split `{split}` has {} rows", info.num_samples).into());
+    let first = manifest.splits.keys().next().map(String::as_str);
+    let Some(split) = split.or(first) else { return Ok(()) };
+    let rows = dataset.num_samples(split)?;
+    if row >= rows {
+        return Err(format!("row {row}: split `{split}` has {rows} rows").into());
     }
     let sample = dataset.read_stored(split, row)?;
     writeln!(
@@ -47,28 +48,5 @@ pub(super) fn inspect(location: &str, row: u64) -> CliResult {
         sample.mask_bytes.len(),
         sample.mask_sha256
     )?;
-    Ok(())
-}
-
-/// Re-reads every shard.
-pub(super) fn verify(location: &str) -> CliResult {
-    let dataset = Dataset::open(location)?;
-    let mut shards = 0;
-    let damaged = stream::verify(&dataset, |shard| {
-        shards += 1;
-        tracing::info!(shard = shard.path, bytes = shard.bytes, "read");
-    });
-    let mut out = io::stdout().lock();
-    for shard in &damaged {
-        writeln!(out, "{}: {}", shard.path, shard.message)?;
-    }
-    if !damaged.is_empty() {
-        let text = format!(
-            "{location}: {} of {shards} shards are damaged: build the data set again",
-            damaged.len()
-        );
-        return Err(text.into());
-    }
-    writeln!(out, "{shards} shards as the manifest says")?;
     Ok(())
 }

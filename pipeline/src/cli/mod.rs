@@ -2,9 +2,12 @@
 
 mod bench;
 mod build;
+mod doctor;
 mod fetch;
 mod inspect;
+mod stats;
 mod trace;
+mod verify;
 
 use std::error::Error;
 use std::path::PathBuf;
@@ -36,19 +39,23 @@ enum Command {
     Inspect {
         /// Folder or URL of the data set, or its build configuration (.toml).
         dataset: String,
-        /// Show this row of the first split.
+        /// Show a row of this split (default: the first one).
+        #[arg(long)]
+        split: Option<String>,
+        /// Show this row.
         #[arg(long, default_value_t = 0)]
         row: u64,
     },
+    /// Check this machine, a build configuration or a data set, and say what to do.
+    Doctor(doctor::DoctorArguments),
+    /// Print how large images, masks and boxes of a data set are, without decoding anything.
+    Stats(stats::StatsArguments),
     /// Measure the speed of a data set on this machine.
     Bench(bench::BenchArguments),
     /// Print the samples, prompts and pixel hashes of a rank's training steps.
     Trace(trace::TraceArguments),
-    /// Read every shard and compare it with the manifest.
-    Verify {
-        /// Folder or URL of the data set, or its build configuration (.toml).
-        dataset: String,
-    },
+    /// Read every shard and compare it with the manifest; on request decode every row.
+    Verify(verify::VerifyArguments),
 }
 
 #[derive(Args)]
@@ -84,6 +91,9 @@ struct BuildArguments {
     /// Number of ranks that share the build; 1 ignores the environment.
     #[arg(long)]
     world: Option<usize>,
+    /// Leave out the sources that are not known to permit commercial use.
+    #[arg(long)]
+    commercial_only: bool,
 }
 
 #[derive(Args)]
@@ -135,10 +145,14 @@ pub(crate) fn run(arguments: Arguments) -> CliResult {
         Command::Build(arguments) => build::run(arguments),
         Command::Draw(arguments) => draw(&arguments),
         Command::Fetch(arguments) => fetch::run(&arguments),
-        Command::Inspect { dataset, row } => inspect::inspect(&dataset, row),
+        Command::Inspect { dataset, split, row } => {
+            inspect::inspect(&dataset, split.as_deref(), row)
+        }
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Stats(arguments) => stats::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
-        Command::Verify { dataset } => inspect::verify(&dataset),
+        Command::Verify(arguments) => verify::run(&arguments),
     }
 }
 

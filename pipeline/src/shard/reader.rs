@@ -210,6 +210,11 @@ impl ShardReader {
         &self.info
     }
 
+    /// Reads ranges of the shard's file.
+    pub(crate) fn ranges(&self) -> &RangeReader {
+        &self.reader
+    }
+
     /// Where the shard is.
     pub(crate) fn place(&self) -> (&dyn ObjectStore, &object_store::path::Path) {
         (&*self.reader.store, &self.reader.key)

@@ -26,15 +26,15 @@ pub struct Dataset {
 
 /// What a stream's tasks hold. Apart from the runtime: a task must not be the last owner of the
 /// runtime it runs on.
-pub(super) struct Shards {
+pub(crate) struct Shards {
     pub(super) location: String,
-    pub(super) splits: BTreeMap<String, SplitShards>,
+    pub(crate) splits: BTreeMap<String, SplitShards>,
 }
 
-pub(super) struct SplitShards {
+pub(crate) struct SplitShards {
     /// First row of each shard, and the number of rows as the last entry.
     starts: Vec<u64>,
-    pub(super) readers: Vec<ShardReader>,
+    pub(crate) readers: Vec<ShardReader>,
 }
 
 /// A row of a split and where it lies.
@@ -143,11 +143,11 @@ impl Dataset {
         &self.shards.location
     }
 
-    pub(super) fn shards(&self) -> Arc<Shards> {
+    pub(crate) fn shards(&self) -> Arc<Shards> {
         Arc::clone(&self.shards)
     }
 
-    pub(super) fn runtime(&self) -> &Runtime {
+    pub(crate) fn runtime(&self) -> &Runtime {
         self.runtime.as_ref().expect("taken only by drop")
     }
 }

@@ -67,6 +67,9 @@ pub enum StreamError {
         /// What failed.
         source: ShardError,
     },
+    /// The small columns of a shard cannot be read.
+    #[error(transparent)]
+    Columns(#[from] ShardError),
     /// A file in a row is not the one that was written.
     #[error(
         "sample {sample_id} (row {row} of {shard}): the {part} is damaged: its checksum does not \
@@ -95,6 +98,18 @@ pub enum StreamError {
         part: &'static str,
         /// What the codec said.
         reason: RejectReason,
+    },
+    /// The columns of a row do not describe its files.
+    #[error("sample {sample_id} (row {row} of {shard}): {message}")]
+    Facts {
+        /// The sample.
+        sample_id: String,
+        /// The shard's path in the data set.
+        shard: String,
+        /// Row within the shard.
+        row: u64,
+        /// What differs.
+        message: String,
     },
     /// A thread of the stream panicked or could not be started.
     #[error("{location}: the stream broke down: {message}")]

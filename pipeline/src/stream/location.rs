@@ -12,15 +12,15 @@ use crate::build::BuildConfig;
 use crate::config::load_config;
 
 /// A store, and the key under which the data set lies in it.
-pub(super) struct Place {
-    pub(super) store: Arc<dyn ObjectStore>,
-    pub(super) base: Key,
+pub(crate) struct Place {
+    pub(crate) store: Arc<dyn ObjectStore>,
+    pub(crate) base: Key,
     /// For messages: the folder or URL itself.
-    pub(super) name: String,
+    pub(crate) name: String,
 }
 
 /// Resolves `location` without touching the data set.
-pub(super) fn resolve(location: &str) -> Result<Place, StreamError> {
+pub(crate) fn resolve(location: &str) -> Result<Place, StreamError> {
     if location.ends_with(".toml") {
         let config: BuildConfig = load_config(Path::new(location), &[])?;
         return resolve_output(&config.output);

@@ -21,5 +21,6 @@ mod verify;
 pub use dataset::Dataset;
 pub use error::StreamError;
 pub use eval::{EvalSample, EvalStream};
+pub(crate) use location::{Place, resolve};
 pub use train::{Batch, Position, TrainRecipe, TrainStream};
-pub use verify::{DamagedShard, verify};
+pub use verify::{DamagedShard, VerifyOptions, verify};

@@ -3,14 +3,18 @@
 
 mod building;
 mod configs;
+mod describing;
 mod fetch_terms;
 mod fetching;
 mod file_server;
 mod forms;
 mod inputs;
+mod interop;
 mod kills;
 mod layout;
+mod licences;
 mod natives;
+mod page;
 mod process;
 mod ranks;
 mod raw;

@@ -167,8 +167,11 @@ fn a_changed_byte_is_noticed_and_named() {
     std::fs::write(&shard, bytes).unwrap();
 
     let dataset = collection.open("out");
-    let damaged = pipeline::stream::verify(&dataset, |_| {});
+    let options = pipeline::stream::VerifyOptions { decode: false, threads: 1 };
+    let damaged =
+        pipeline::stream::verify(&dataset, &options, |_| true, |_, _| {}, |_| {}).unwrap();
     assert_eq!(damaged.len(), 1);
+    assert!(damaged[0].message.is_some() && damaged[0].rows.len() == 1, "{damaged:?}");
     assert!(shard.ends_with(&damaged[0].path), "{}", damaged[0].path);
     let mut samples =
         EvalStream::new(dataset, "train", World::new(0, 1).unwrap(), 2, None).unwrap();

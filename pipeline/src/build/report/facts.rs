@@ -7,23 +7,16 @@ use serde::{Deserialize, Serialize};
 
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
-use arrow_array::types::{UInt32Type, UInt64Type};
+use arrow_array::types::UInt64Type;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection, RowSelector};
 
 use super::super::output::ShardFile;
 use super::super::receipt::Receipt;
 use crate::shard::ShardError;
+use crate::stats::{GEOMETRY_COLUMNS, Geometry, geometry};
 
-const COLUMNS: [&str; 7] = [
-    "sample_id",
-    "source",
-    "height",
-    "width",
-    "foreground_pixels",
-    "image_sha256",
-    "perceptual_hash",
-];
+const COLUMNS: [&str; 4] = ["sample_id", "source", "image_sha256", "perceptual_hash"];
 
 /// Facts of one row, and where its pictures are. Kept in the shard's receipt.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -31,9 +24,7 @@ pub(in super::super) struct RowFacts {
     pub(super) sample_id: String,
     pub(super) source: String,
     pub(super) split: String,
-    pub(super) height: u32,
-    pub(super) width: u32,
-    pub(super) foreground_pixels: u64,
+    pub(super) geometry: Geometry,
     pub(super) image_sha256: String,
     pub(super) perceptual_hash: u64,
     /// Index of the shard, known once all are, and row within it.
@@ -61,7 +52,7 @@ pub(in super::super) fn facts_of(
     let open = || {
         let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
         let schema = builder.parquet_schema();
-        let projection = ProjectionMask::columns(schema, COLUMNS);
+        let projection = ProjectionMask::columns(schema, COLUMNS.iter().chain(&GEOMETRY_COLUMNS).copied());
         builder.with_projection(projection).build()
     };
     let batches = open().map_err(|source| ShardError::parquet(path.display(), source))?;
@@ -111,11 +102,6 @@ fn rows(batch: &RecordBatch, split: &str, facts: &mut Vec<RowFacts>) -> Result<(
     let text = |name: &'static str| {
         batch.column_by_name(name).and_then(|column| column.as_string_opt::<i32>()).ok_or(name)
     };
-    let small = |name: &'static str| {
-        let column =
-            batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<UInt32Type>());
-        column.ok_or(name)
-    };
     let large = |name: &'static str| {
         let column =
             batch.column_by_name(name).and_then(|column| column.as_primitive_opt::<UInt64Type>());
@@ -123,15 +109,12 @@ fn rows(batch: &RecordBatch, split: &str, facts: &mut Vec<RowFacts>) -> Result<(
     };
     let (sample_id, source, image_sha256) =
         (text("sample_id")?, text("source")?, text("image_sha256")?);
-    let (height, width) = (small("height")?, small("width")?);
-    let (foreground_pixels, hash) = (large("foreground_pixels")?, large("perceptual_hash")?);
-    facts.extend((0..batch.num_rows()).map(|row| RowFacts {
+    let hash = large("perceptual_hash")?;
+    facts.extend(geometry(batch)?.into_iter().enumerate().map(|(row, geometry)| RowFacts {
         sample_id: sample_id.value(row).to_owned(),
         source: source.value(row).to_owned(),
         split: split.to_owned(),
-        height: height.value(row),
-        width: width.value(row),
-        foreground_pixels: foreground_pixels.value(row),
+        geometry,
         image_sha256: image_sha256.value(row).to_owned(),
         perceptual_hash: hash.value(row),
         place: (0, 0),

@@ -1,28 +1,35 @@
-//! `report.json` and `report/index.html`: what a build found, kept and refused.
+//! `report.json`, `report/index.html` and the data card: what a build found, kept and refused.
 
+mod card;
 mod duplicates;
 mod facts;
 mod page;
 mod pictures;
+mod plots;
 
 use std::collections::BTreeMap;
 
-use dataset::source::{Layout, SplitRule, expected_count};
+use dataset::source::{Layout, SourceSpec, SplitRule, Terms, expected_count};
 use serde::{Deserialize, Serialize};
 
+pub(super) use card::card;
 pub use duplicates::{DuplicatePair, Duplicates};
 pub(super) use duplicates::{Leak, TRAIN_SPLIT, leaks};
 pub(super) use facts::{RowFacts, facts, facts_of};
 
+use super::licence::{self, LeftOut};
 use super::output::ShardFile;
 use super::quarantine::Refusal;
 use super::receipt::Receipt;
 use super::{BuildConfig, BuildError};
+use crate::stats::{Stats, Summary};
 
 /// Name of the report inside a data set.
 pub const REPORT_FILE: &str = "report.json";
 /// Name of the page inside a data set.
 pub const PAGE_FILE: &str = "report/index.html";
+/// Name of the data card inside a data set.
+pub const CARD_FILE: &str = "README.md";
 
 /// What a build made. The same input gives the same report; what depends on the run is not saved.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
@@ -43,6 +50,8 @@ pub struct BuildReport {
     pub refused: u64,
     /// In the order of the configuration.
     pub sources: Vec<SourceReport>,
+    /// Sources of the configuration that were left out for their licence.
+    pub left_out: Vec<LeftOut>,
     /// Repeated images.
     pub duplicates: Duplicates,
     /// Nothing had changed since the last build.
@@ -61,8 +70,9 @@ pub struct BuildReport {
 pub struct SourceReport {
     /// Name in the configuration.
     pub name: String,
-    /// Its licence, where the configuration gives one.
-    pub license: Option<String>,
+    /// Its licence and what it permits.
+    #[serde(flatten)]
+    pub terms: Terms,
     /// Pairs the published collection has, where that is known.
     pub expected: Option<u64>,
     /// Image and mask pairs found, whether kept or not.
@@ -71,6 +81,8 @@ pub struct SourceReport {
     pub rows: BTreeMap<String, u64>,
     /// Refused pairs by kind of reason.
     pub refused: BTreeMap<String, u64>,
+    /// Sizes and areas of its rows.
+    pub stats: Summary,
 }
 
 /// A whole shard: its receipt and where it lies.
@@ -84,17 +96,9 @@ pub(super) fn make(
     refusals: &[Refusal],
 ) -> Result<(BuildReport, Vec<u8>), BuildError> {
     let facts = facts(shards.iter().map(|(receipt, _)| *receipt));
-    let sources = config
-        .source
-        .iter()
-        .map(|source| {
-            let mut report = source_report(&source.name, &facts, refusals);
-            report.license.clone_from(&source.license);
-            report.expected = source
-                .expected
-                .or_else(|| expected(source.layout, &source.split, report.rows.keys()));
-            report
-        })
+    let stats = by_source(&facts);
+    let sources = licence::used(config)
+        .map(|source| source_report(source, &facts, stats.get(&source.name), refusals))
         .collect();
     let report = BuildReport {
         fingerprint: fingerprint.to_owned(),
@@ -103,6 +107,7 @@ pub(super) fn make(
         shards: shards.len() as u64,
         refused: refusals.len() as u64,
         sources,
+        left_out: licence::left_out(config),
         duplicates: duplicates::find(&facts),
         manifest_sha256: String::new(),
         up_to_date: false,
@@ -112,21 +117,41 @@ pub(super) fn make(
     let files: Vec<ShardFile> = shards.iter().map(|(_, file)| file.clone()).collect();
     let sheets = pictures::contact_sheets(&facts, &files)?;
     let repeated = pictures::repeated(&facts, &files, &report.duplicates.pairs)?;
-    let page = page::render(&report, &facts, sheets, repeated, refusals)?;
+    let page = page::render(&report, &stats, sheets, repeated, refusals)?;
     Ok((report, page.into_bytes()))
 }
 
-fn source_report(name: &str, facts: &[RowFacts], refusals: &[Refusal]) -> SourceReport {
+fn by_source(facts: &[RowFacts]) -> BTreeMap<String, Stats> {
+    let mut sources: BTreeMap<String, Stats> = BTreeMap::new();
+    for fact in facts {
+        sources.entry(fact.source.clone()).or_default().add(&fact.geometry);
+    }
+    sources
+}
+
+fn source_report(
+    source: &SourceSpec,
+    facts: &[RowFacts],
+    stats: Option<&Stats>,
+    refusals: &[Refusal],
+) -> SourceReport {
     let mut rows = BTreeMap::new();
-    for fact in facts.iter().filter(|fact| fact.source == name) {
+    for fact in facts.iter().filter(|fact| fact.source == source.name) {
         *rows.entry(fact.split.clone()).or_insert(0) += 1;
     }
     let mut refused = BTreeMap::new();
-    for refusal in refusals.iter().filter(|refusal| refusal.source == name) {
+    for refusal in refusals.iter().filter(|refusal| refusal.source == source.name) {
         *refused.entry(refusal.kind().to_owned()).or_insert(0) += 1;
     }
-    let found = rows.values().sum::<u64>() + refused.values().sum::<u64>();
-    SourceReport { name: name.to_owned(), license: None, expected: None, found, rows, refused }
+    SourceReport {
+        name: source.name.clone(),
+        terms: source.terms(),
+        expected: source.expected.or_else(|| expected(source.layout, &source.split, rows.keys())),
+        found: rows.values().sum::<u64>() + refused.values().sum::<u64>(),
+        rows,
+        refused,
+        stats: stats.map(Stats::summary).unwrap_or_default(),
+    }
 }
 
 /// What the authors announce, for rules that take the whole collection.

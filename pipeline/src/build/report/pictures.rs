@@ -21,7 +21,7 @@ const PICTURES_PER_SOURCE: usize = 12;
 /// Pairs of repeated images shown; the list is longer.
 const REPETITIONS_SHOWN: usize = 24;
 /// Longest side of a picture, in pixels.
-const PICTURE_SIDE: u32 = 176;
+const PICTURE_SIDE: u32 = 240;
 const JPEG_QUALITY: u8 = 80;
 /// Seen on nearly every photograph.
 const OUTLINE: Rgb<u8> = Rgb([255, 0, 160]);
@@ -30,6 +30,8 @@ const OUTLINE: Rgb<u8> = Rgb([255, 0, 160]);
 #[derive(Clone, serde::Serialize)]
 pub(super) struct Picture {
     pub(super) caption: String,
+    /// For those who do not see it.
+    pub(super) alt: String,
     pub(super) data_uri: String,
     pub(super) width: u32,
     pub(super) height: u32,
@@ -39,6 +41,10 @@ pub(super) struct Picture {
 #[derive(serde::Serialize)]
 pub(super) struct RepeatedPicture {
     pub(super) bits: u32,
+    /// The two files are the same, byte by byte.
+    pub(super) identical: bool,
+    /// The two lie in different splits.
+    pub(super) leak: bool,
     pub(super) pictures: [Picture; 2],
 }
 
@@ -66,15 +72,21 @@ pub(super) fn repeated(
     let wanted: BTreeSet<&str> =
         shown.iter().flat_map(|pair| [pair.left.as_str(), pair.right.as_str()]).collect();
     let chosen = facts.iter().filter(|fact| wanted.contains(place(fact).as_str())).collect();
-    let pictures: BTreeMap<String, Picture> = pictures_of(chosen, shards)?
+    let pictures: BTreeMap<String, (&RowFacts, Picture)> = pictures_of(chosen, shards)?
         .into_iter()
-        .map(|(fact, picture)| (place(fact), picture))
+        .map(|(fact, picture)| (place(fact), (fact, picture)))
         .collect();
     Ok(shown
         .iter()
         .filter_map(|pair| {
-            let of = |name: &str| pictures.get(name).cloned();
-            Some(RepeatedPicture { bits: pair.bits, pictures: [of(&pair.left)?, of(&pair.right)?] })
+            let (left, left_picture) = pictures.get(&pair.left)?;
+            let (right, right_picture) = pictures.get(&pair.right)?;
+            Some(RepeatedPicture {
+                bits: pair.bits,
+                identical: left.image_sha256 == right.image_sha256,
+                leak: left.split != right.split,
+                pictures: [left_picture.clone(), right_picture.clone()],
+            })
         })
         .collect())
 }
@@ -108,6 +120,19 @@ fn by_source(facts: &[RowFacts]) -> BTreeMap<&str, Vec<&RowFacts>> {
     sources
 }
 
+/// Two pixels wide: one gets lost when a browser scales the picture.
+fn draw_outline(image: &mut RgbImage, outline: &[bool]) {
+    let (width, height) = image.dimensions();
+    let at = |x: u32, y: u32| outline[(y * width + x) as usize];
+    for y in 0..height {
+        for x in 0..width {
+            if at(x, y) || (x > 0 && at(x - 1, y)) || (y > 0 && at(x, y - 1)) {
+                image.put_pixel(x, y, OUTLINE);
+            }
+        }
+    }
+}
+
 /// `None` where a file cannot be decoded, which the build itself has excluded.
 fn picture(fact: &RowFacts, image: &[u8], mask: &[u8]) -> Option<Picture> {
     let limits = DecodeLimits::default();
@@ -125,13 +150,12 @@ fn picture(fact: &RowFacts, image: &[u8], mask: &[u8]) -> Option<Picture> {
         width: small_width as usize,
         pixels: mask.into_raw(),
     };
-    for (pixel, _) in image.pixels_mut().zip(mask.outline()).filter(|(_, is_outline)| *is_outline) {
-        *pixel = OUTLINE;
-    }
+    draw_outline(&mut image, &mask.outline());
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY).encode_image(&image).ok()?;
     Some(Picture {
         caption: format!("{} ({}, {width} x {height})", fact.sample_id, fact.split),
+        alt: format!("{} with the outline of its mask", fact.sample_id),
         data_uri: format!("data:image/jpeg;base64,{}", STANDARD.encode(&jpeg)),
         width: small_width,
         height: small_height,
