@@ -62,7 +62,7 @@ impl Server {
         if !folder.join(".stamp").is_file() {
             let required = std::env::var_os("HQSAM_TEST_SERVERS").is_some();
             assert!(!required, "HQSAM_TEST_SERVERS is set: run scripts/setup-servers.sh");
-            eprintln!("SKIPPED: no {kind:?} server; run scripts/setup-servers.sh");
+            skipped(kind);
             return None;
         }
         let mut command = match kind {
@@ -195,6 +195,11 @@ impl Server {
         let log = self.log.lock().unwrap();
         log.iter().filter(|line| texts.iter().all(|text| line.contains(text))).count()
     }
+}
+
+#[expect(clippy::print_stderr, reason = "a test that did not run must say so")]
+fn skipped(kind: Kind) {
+    eprintln!("SKIPPED: no {kind:?} server; run scripts/setup-servers.sh");
 }
 
 impl Drop for Server {
