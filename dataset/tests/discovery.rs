@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use dataset::codec::{DecodeLimits, decode_image, decode_mask};
+use dataset::codec::{DecodeLimits, MaskValues, decode_image, decode_mask};
 use dataset::draw::draw_collection;
 use dataset::source::expected_count;
 use dataset::source::{Discovery, Layout, SourceError, SourceSpec, SplitRule, discover};
@@ -20,6 +20,7 @@ fn spec(root: &Path, layout: Layout) -> SourceSpec {
         split: SplitRule::Native,
         license: Some("CC0-1.0".into()),
         expected: None,
+        mask_values: MaskValues::Auto,
     }
 }
 

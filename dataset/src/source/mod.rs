@@ -30,7 +30,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::known_bad::known_mistake;
 pub use self::split::SplitRule;
+use crate::codec::MaskValues;
 use crate::verify::RejectReason;
 
 /// How a collection lies on disk as its authors ship it.
@@ -110,6 +112,9 @@ pub struct SourceSpec {
     /// Pairs that the collection should have, for the report; absent: what is known of its layout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<u64>,
+    /// What the values of its masks mean; told from each file unless given.
+    #[serde(default, skip_serializing_if = "MaskValues::is_auto")]
+    pub mask_values: MaskValues,
 }
 
 /// An image file and its mask file.

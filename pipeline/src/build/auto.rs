@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use dataset::codec::MaskValues;
 use dataset::source::{Layout, SourceSpec, SplitRule};
 
 use super::BuildError;
@@ -93,6 +94,7 @@ fn source(
         split: split.clone(),
         license: None,
         expected: None,
+        mask_values: MaskValues::Auto,
     }
 }
 

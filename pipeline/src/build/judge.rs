@@ -1,46 +1,81 @@
 //! One pair of files -> a row, or the reason for refusing it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
-use dataset::codec::{DecodeLimits, decode_image, decode_mask, encode_mask_png};
+use dataset::codec::{DecodeLimits, MaskValues, decode_image, decode_mask_as, encode_mask_png};
 use dataset::schema::Row;
 use dataset::source::Pair;
-use dataset::verify::{RejectReason, verify};
+use dataset::verify::{RejectReason, Resized, SizeMismatch, verify};
 
-/// Reads, decodes and verifies a pair. Image bytes pass through untouched; the mask becomes a
-/// grey PNG with values 0..255.
-pub(super) fn judge(pair: &Pair) -> Result<Row, RejectReason> {
-    let limits = DecodeLimits::default();
-    let image_bytes = read(&pair.image)?;
-    let image = decode_image(&image_bytes, &limits)?;
-    let mask = decode_mask(&read(&pair.mask)?, &limits)?;
-    let mask_bytes = encode_mask_png(&mask);
-    let facts = verify(&image, &mask, &image_bytes, &mask_bytes)?;
-    let sample_id = pair.sample_id();
-    Ok(Row {
-        source: pair.source.clone(),
-        split: pair.split.clone(),
-        class: pair.class.clone(),
-        height: facts.height,
-        width: facts.width,
-        foreground_pixels: facts.foreground_pixels,
-        box_xyxy: facts.box_xyxy,
-        image_sha256: facts.image_sha256,
-        mask_sha256: facts.mask_sha256,
-        perceptual_hash: facts.perceptual_hash,
-        license: pair.license.clone(),
-        image_path: format!("{sample_id}.{}", extension(&image_bytes)),
-        mask_path: format!("{sample_id}.png"),
-        image_bytes,
-        mask_bytes,
-        sample_id,
-    })
+use super::BuildConfig;
+
+/// The settings that decide what becomes of a pair.
+pub(super) struct Judge {
+    limits: DecodeLimits,
+    size_mismatch: SizeMismatch,
+    /// By source, where they are not told from each file.
+    mask_values: BTreeMap<String, MaskValues>,
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, RejectReason> {
-    std::fs::read(path).map_err(|error| RejectReason::Unreadable {
-        detail: format!("{}: {error}", path.display()),
-    })
+/// A good pair.
+pub(super) struct Judged {
+    pub(super) row: Row,
+    /// Set where the mask had not the size of its image.
+    pub(super) resized: Option<Resized>,
+}
+
+impl Judge {
+    pub(super) fn new(config: &BuildConfig) -> Self {
+        let told = config.source.iter().filter(|source| !source.mask_values.is_auto());
+        Self {
+            limits: DecodeLimits {
+                max_pixels: config.max_pixels,
+                max_file_bytes: config.max_file_bytes,
+            },
+            size_mismatch: config.size_mismatch,
+            mask_values: told.map(|source| (source.name.clone(), source.mask_values)).collect(),
+        }
+    }
+
+    /// Reads, decodes and verifies a pair. Image bytes pass through untouched; the mask becomes a
+    /// grey PNG with values 0..255.
+    pub(super) fn judge(&self, pair: &Pair) -> Result<Judged, RejectReason> {
+        let values = self.mask_values.get(&pair.source).copied().unwrap_or_default();
+        let image_bytes = self.read(&pair.image)?;
+        let image = decode_image(&image_bytes, &self.limits)?;
+        let mask = decode_mask_as(&self.read(&pair.mask)?, &self.limits, values)?;
+        let (mask, resized) = self.size_mismatch.fit(mask, (image.height, image.width))?;
+        let mask_bytes = encode_mask_png(&mask);
+        let facts = verify(&image, &mask, &image_bytes, &mask_bytes)?;
+        let sample_id = pair.sample_id();
+        let row = Row {
+            source: pair.source.clone(),
+            split: pair.split.clone(),
+            class: pair.class.clone(),
+            height: facts.height,
+            width: facts.width,
+            foreground_pixels: facts.foreground_pixels,
+            box_xyxy: facts.box_xyxy,
+            image_sha256: facts.image_sha256,
+            mask_sha256: facts.mask_sha256,
+            perceptual_hash: facts.perceptual_hash,
+            license: pair.license.clone(),
+            image_path: format!("{sample_id}.{}", extension(&image_bytes)),
+            mask_path: format!("{sample_id}.png"),
+            image_bytes,
+            mask_bytes,
+            sample_id,
+        };
+        Ok(Judged { row, resized })
+    }
+
+    fn read(&self, path: &Path) -> Result<Vec<u8>, RejectReason> {
+        let unreadable =
+            |error| RejectReason::Unreadable { detail: format!("{}: {error}", path.display()) };
+        self.limits.check_file(std::fs::metadata(path).map_err(unreadable)?.len())?;
+        std::fs::read(path).map_err(unreadable)
+    }
 }
 
 /// By content: a PNG may be called .jpg.

@@ -30,7 +30,7 @@ use std::time::Instant;
 pub use auto::recognise;
 pub use config::BuildConfig;
 pub use error::BuildError;
-pub use quarantine::Refusal;
+pub use quarantine::{Adjustment, Refusal};
 pub use report::{BuildReport, DuplicatePair, Duplicates, PAGE_FILE, REPORT_FILE, SourceReport};
 
 use crate::manifest::{MANIFEST_FILE, Manifest, ShardInfo, SplitInfo};
@@ -41,6 +41,8 @@ use staging::{Receipt, Staging};
 
 /// Name of the list of refused pairs inside a data set.
 pub const QUARANTINE_FILE: &str = "quarantine.jsonl";
+/// Name of the list of pairs that were changed to be taken; absent where there are none.
+pub const ADJUSTED_FILE: &str = "adjusted.jsonl";
 
 /// Builds the data set that `config` describes, or finds that it is there already.
 ///
@@ -76,11 +78,16 @@ pub fn build(config: &BuildConfig) -> Result<BuildReport, BuildError> {
     let (mut report, page) = report::make(config, &plan.fingerprint, &shards, &refusals)?;
     let mut report_json = serde_json::to_vec_pretty(&report).expect("a report serialises");
     report_json.push(b'\n');
-    let files = [
+    let mut files = vec![
         (QUARANTINE_FILE, quarantine::to_jsonl(&refusals)),
         (REPORT_FILE, report_json),
         (PAGE_FILE, page),
     ];
+    let adjusted = adjusted(&written.receipts);
+    if !adjusted.is_empty() {
+        tracing::info!(masks = adjusted.len(), "resized to their images, see {ADJUSTED_FILE}");
+        files.push((ADJUSTED_FILE, quarantine::to_jsonl(&adjusted)));
+    }
     let manifest = manifest(config, &plan, &written.receipts, &report);
     let shards: Vec<&ShardPlan> = shards.into_iter().map(|(shard, _, _)| shard).collect();
     staging.publish(&shards, &files, &manifest.to_bytes())?;
@@ -120,6 +127,13 @@ fn all_refusals(plan: &Plan, receipts: &[Receipt]) -> Vec<Refusal> {
     let mut refusals: Vec<Refusal> = listed.chain(judged).cloned().collect();
     refusals.sort_by(|left, right| left.sample_id.cmp(&right.sample_id));
     refusals
+}
+
+fn adjusted(receipts: &[Receipt]) -> Vec<Adjustment> {
+    let all = receipts.iter().flat_map(|receipt| &receipt.adjusted);
+    let mut adjusted: Vec<Adjustment> = all.cloned().collect();
+    adjusted.sort_by(|left, right| left.sample_id.cmp(&right.sample_id));
+    adjusted
 }
 
 fn manifest(

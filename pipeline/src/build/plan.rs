@@ -66,7 +66,8 @@ impl Plan {
                 return Err(BuildError::NoPairs { name, root, first });
             }
             pairs.extend(found.pairs);
-            refused.extend(found.rejected.iter().map(Refusal::listed));
+            let listed = found.rejected.iter().map(Refusal::listed);
+            refused.extend(listed.map(|refusal| refusal.explained(source)));
         }
         let shards = deal(config, pairs);
         let fingerprint = fingerprint(config, &shards, &refused);
@@ -145,6 +146,7 @@ impl OpenShard {
                 &config.rows_per_group.to_string(),
             ],
         );
+        digest_decoding(&mut key, config);
         Self { pairs: Vec::new(), bytes: 0, key }
     }
 
@@ -167,6 +169,21 @@ impl OpenShard {
             pairs: self.pairs,
             key: hex(&self.key.finalize()),
         }
+    }
+}
+
+/// What decides which pairs are taken and how their masks are read. Nothing where it is all at its
+/// default, so that shards of earlier builds keep their keys.
+fn digest_decoding(key: &mut Sha256, config: &BuildConfig) {
+    let defaults = BuildConfig::new("", Vec::new());
+    let settings = |config: &BuildConfig| {
+        format!("{} {} {:?}", config.max_pixels, config.max_file_bytes, config.size_mismatch)
+    };
+    if settings(config) != settings(&defaults) {
+        digest(key, &["decoding", &settings(config)]);
+    }
+    for source in config.source.iter().filter(|source| !source.mask_values.is_auto()) {
+        digest(key, &["mask_values", &source.name, &format!("{:?}", source.mask_values)]);
     }
 }
 

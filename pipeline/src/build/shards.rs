@@ -3,16 +3,16 @@
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
-use dataset::schema::Row;
 use dataset::source::Pair;
 use dataset::verify::RejectReason;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::judge::judge;
+use super::judge::{Judge, Judged};
 use super::plan::{Plan, ShardPlan};
-use super::quarantine::{Refusal, to_jsonl};
+use super::quarantine::{Adjustment, Refusal, to_jsonl};
 use super::staging::{Receipt, Staging};
 use super::tally::Tally;
 use super::{BuildConfig, BuildError};
@@ -47,6 +47,7 @@ pub(super) fn write_shards(
     let mut builder = Builder {
         config,
         staging,
+        judge: Arc::new(Judge::new(config)),
         workers,
         window: threads * PAIRS_PER_THREAD,
         tally,
@@ -74,6 +75,7 @@ pub(super) fn write_shards(
 struct Builder<'a> {
     config: &'a BuildConfig,
     staging: &'a Staging,
+    judge: Arc<Judge>,
     workers: Workers,
     window: usize,
     tally: Tally,
@@ -104,26 +106,29 @@ impl Builder<'_> {
         let partial = self.staging.partial(shard);
         let mut writer = ShardWriter::create(&partial, self.config.rows_per_group)?;
         let first_refused = self.refused.len();
+        let mut adjusted = Vec::new();
         let mut pairs = shard.pairs.iter();
-        let mut window: VecDeque<(&Pair, Slot<Result<Row, RejectReason>>)> = VecDeque::new();
+        let mut window: VecDeque<(&Pair, Slot<Result<Judged, RejectReason>>)> = VecDeque::new();
         loop {
             for pair in pairs.by_ref().take(self.window - window.len()) {
-                let job = pair.clone();
-                window.push_back((pair, self.workers.submit(move || judge(&job))));
+                let (judge, job) = (Arc::clone(&self.judge), pair.clone());
+                window.push_back((pair, self.workers.submit(move || judge.judge(&job))));
             }
             let Some((pair, slot)) = window.pop_front() else { break };
             // A decoder that panics refuses its own pair, not the whole build.
             match slot.blocking_recv().unwrap_or_else(|_| Err(panicked(&pair.image))) {
-                Ok(row) => {
+                Ok(judged) => {
                     self.tally.accept(&pair.source);
-                    writer.push(row)?;
+                    adjusted.extend(judged.resized.map(|resized| Adjustment::new(pair, resized)));
+                    writer.push(judged.row)?;
                 }
-                Err(reason) => self.refuse(Refusal::judged(pair, &reason))?,
+                Err(reason) => self.refuse(self.refusal(pair, &reason))?,
             }
             self.progress.inc(1);
         }
         let written = writer.finish()?;
-        let receipt = Receipt::new(shard, &written, self.refused[first_refused..].to_vec());
+        let receipt =
+            Receipt::new(shard, &written, self.refused[first_refused..].to_vec(), adjusted);
         self.staging.keep(shard, &receipt)?;
         if self.progress.is_hidden() {
             let rows_per_second = (written.rows as f64 / started.elapsed().as_secs_f64()).round();
@@ -131,6 +136,14 @@ impl Builder<'_> {
             tracing::info!(shard = shard.name, rows, refused, rows_per_second, "written");
         }
         Ok(receipt)
+    }
+
+    fn refusal(&self, pair: &Pair, reason: &RejectReason) -> Refusal {
+        let refusal = Refusal::judged(pair, reason);
+        match self.config.source.iter().find(|source| source.name == pair.source) {
+            Some(source) => refusal.explained(source),
+            None => refusal,
+        }
     }
 
     fn refuse(&mut self, refusal: Refusal) -> Result<(), BuildError> {

@@ -14,9 +14,9 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::BuildError;
 use super::plan::ShardPlan;
-use super::quarantine::Refusal;
+use super::quarantine::{Adjustment, Refusal};
+use super::{ADJUSTED_FILE, BuildError};
 use crate::digest::sha256_file;
 use crate::manifest::MANIFEST_FILE;
 use crate::shard::WrittenShard;
@@ -29,16 +29,24 @@ pub(super) struct Receipt {
     pub(super) bytes: u64,
     pub(super) sha256: String,
     pub(super) refused: Vec<Refusal>,
+    #[serde(default)]
+    pub(super) adjusted: Vec<Adjustment>,
 }
 
 impl Receipt {
-    pub(super) fn new(shard: &ShardPlan, written: &WrittenShard, refused: Vec<Refusal>) -> Self {
+    pub(super) fn new(
+        shard: &ShardPlan,
+        written: &WrittenShard,
+        refused: Vec<Refusal>,
+        adjusted: Vec<Adjustment>,
+    ) -> Self {
         Self {
             key: shard.key.clone(),
             rows: written.rows,
             bytes: written.bytes,
             sha256: written.sha256.clone(),
             refused,
+            adjusted,
         }
     }
 }
@@ -125,6 +133,7 @@ impl Staging {
     ) -> Result<(), BuildError> {
         let manifest_path = self.output.join(MANIFEST_FILE);
         remove_if_there(&manifest_path)?;
+        remove_if_there(&self.output.join(ADJUSTED_FILE))?;
         sync_folder(&self.output)?;
         let folder = self.output.join("shards");
         fs::create_dir_all(&folder).map_err(BuildError::io(&folder, "cannot make the folder"))?;

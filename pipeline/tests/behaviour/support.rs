@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use dataset::codec::MaskValues;
 use dataset::source::{Layout, SourceSpec, SplitRule};
 use image::{GrayImage, ImageFormat, Luma, Rgb, RgbImage};
 use pipeline::{BuildConfig, BuildReport, Dataset, build};
@@ -54,6 +55,7 @@ impl Collection {
             split: SplitRule::Holdout { fraction: 0.25, seed: 0 },
             license: Some("none".into()),
             expected: None,
+            mask_values: MaskValues::Auto,
         };
         let mut config = BuildConfig::new(self.output(output).to_string_lossy(), vec![source]);
         config.rows_per_group = 4;
