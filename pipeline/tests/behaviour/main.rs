@@ -4,6 +4,8 @@
 mod building;
 mod configs;
 mod layout;
+mod odd_files;
+mod options;
 mod process;
 mod raw;
 mod reading;
