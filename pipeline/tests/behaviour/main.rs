@@ -3,6 +3,7 @@
 
 mod building;
 mod configs;
+mod damage;
 mod layout;
 mod odd_files;
 mod options;
