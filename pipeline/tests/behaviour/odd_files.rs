@@ -118,14 +118,10 @@ fn the_values_of_masks_are_a_setting_of_their_source() {
     for index in 0..8 {
         let (width, height) = size(&collection, index);
         let ids = GrayImage::from_fn(width, height, |x, y| {
-            Luma([if y < 10 || y >= 30 {
-                0
-            } else if x < 20 {
-                7
-            } else if x < 40 {
-                200
-            } else {
-                0
+            Luma([match x {
+                0..20 if (10..30).contains(&y) => 7,
+                20..40 if (10..30).contains(&y) => 200,
+                _ => 0,
             }])
         });
         save_mask(&ids, &collection.mask(index));
