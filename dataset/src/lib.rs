@@ -11,6 +11,7 @@
 //! order     (seed, epoch, position) -> row                     a function, not a list
 //! rng       (seed, epoch, sample id, purpose) -> generator     one per sample and purpose
 //! augment   flip, large-scale jitter                           draw, then apply
+//! color_jitter  brightness, contrast, saturation, hue          draw, then apply; off as published
 //! prompt    box | points | noise mask                          draw, then apply
 //! draw      synthetic pairs with exact masks
 //! ```
@@ -28,13 +29,14 @@
 //! let (image, mask) = jitter.apply(&params, &image, &mask);
 //! assert_eq!((image.height, mask.width), (128, 128));
 //!
-//! let recipe = PromptRecipe { kinds: vec![PromptKind::Box], num_points: 10 };
+//! let recipe = PromptRecipe { kinds: vec![PromptKind::Box], ..PromptRecipe::default() };
 //! let prompt = recipe.draw(&mut sample_rng(42, 0, "drawn/0", Draw::Prompt), &mask);
 //! # let _ = prompt;
 //! ```
 
 pub mod augment;
 pub mod codec;
+pub mod color_jitter;
 pub mod draw;
 pub mod order;
 pub mod prompt;

@@ -5,6 +5,10 @@ use rand::{Rng, RngExt};
 use rand_distr::StandardNormal;
 use serde::{Deserialize, Serialize};
 
+mod negative;
+mod window;
+
+use self::window::Window;
 use crate::raster::{MASK_THRESHOLD, Mask255};
 use crate::resample::Bilinear;
 
@@ -32,29 +36,76 @@ pub enum PromptKind {
 pub enum Prompt {
     /// `[x_min, y_min, x_max, y_max]`, inclusive pixel indices.
     Box([f32; 4]),
-    /// Points on the object.
+    /// Points on the object and, where the recipe has them, beside it.
     Points {
         /// `[x, y]`, pixel indices.
         coords: Vec<[f32; 2]>,
-        /// 1 for foreground, one for each point.
+        /// 1 for foreground, 0 for background, one for each point, foreground first.
         labels: Vec<f32>,
     },
     /// [`NOISE_MASK_SIZE`] squared values, row by row, each 0 or 255.
     NoiseMask(Vec<u8>),
 }
 
-/// Which prompts a training draws.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields)]
+/// Which prompts a training draws. Every field but `kinds` and `num_points` departs from the
+/// published recipe where it is not at its default, and draws nothing there where it is.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct PromptRecipe {
-    /// One of them is drawn for each sample, all equally likely; all three as published. An empty
+    /// One of them is drawn for each prompt, all equally likely; all three as published. An empty
     /// list means boxes.
     pub kinds: Vec<PromptKind>,
-    /// Points in a points prompt; 10 as published.
+    /// Foreground points in a points prompt; 10 as published.
     pub num_points: usize,
+    /// Background points in a points prompt besides, with label 0: from the surroundings of the
+    /// object (its box enlarged by a quarter of its sides), or from anywhere if these are all
+    /// foreground. A mask without background gets none.
+    pub negative_points: usize,
+    /// How far a box may be off, as a share of its sides, 0 or more and below 1: its centre moves
+    /// by up to half that share and its sides change by up to that share. 0.2 and 0.4 are what the
+    /// paper evaluates.
+    pub box_noise: f32,
+    /// Prompts drawn for each augmented sample, at least 1. The first is the one that a recipe
+    /// with a single prompt draws.
+    pub prompts_per_image: usize,
+}
+
+impl Default for PromptRecipe {
+    /// The published recipe.
+    fn default() -> Self {
+        Self {
+            kinds: vec![PromptKind::Box, PromptKind::Points, PromptKind::NoiseMask],
+            num_points: 10,
+            negative_points: 0,
+            box_noise: 0.0,
+            prompts_per_image: 1,
+        }
+    }
 }
 
 impl PromptRecipe {
+    /// Refuses settings that make no prompt.
+    ///
+    /// # Errors
+    /// One line that names the setting.
+    pub fn check(&self) -> Result<(), String> {
+        if self.num_points == 0 {
+            return Err("num_points must be at least 1".to_owned());
+        }
+        if self.prompts_per_image == 0 {
+            return Err("prompts_per_image must be at least 1".to_owned());
+        }
+        if !(0.0..1.0).contains(&self.box_noise) {
+            return Err(format!("box_noise = {} is not within 0..1", self.box_noise));
+        }
+        Ok(())
+    }
+
+    /// All prompts of one augmented sample, as [`PromptRecipe::draw`] draws them one after another.
+    pub fn draw_all(&self, rng: &mut (impl Rng + ?Sized), mask: &Mask255) -> Vec<Prompt> {
+        (0..self.prompts_per_image.max(1)).map(|_| self.draw(rng, mask)).collect()
+    }
+
     /// Draws a prompt that is never degenerate: a mask with fewer than `num_points` foreground
     /// pixels gets points drawn with replacement, and one without foreground gets a noise mask
     /// whatever the kinds, since neither a box nor a point could say "nothing".
@@ -64,8 +115,8 @@ impl PromptRecipe {
             kinds => kinds[rng.random_range(0..kinds.len())],
         };
         let drawn = match kind {
-            PromptKind::Box => box_prompt(mask).map(Prompt::Box),
-            PromptKind::Points => draw_points(rng, mask, self.num_points),
+            PromptKind::Box => self.draw_box(rng, mask).map(Prompt::Box),
+            PromptKind::Points => self.draw_points(rng, mask),
             PromptKind::NoiseMask => None,
         };
         drawn.unwrap_or_else(|| {
@@ -75,20 +126,59 @@ impl PromptRecipe {
             Prompt::NoiseMask(noise_mask(&downscale_mask(mask, NOISE_MASK_SIZE), &normal_draws))
         })
     }
+
+    fn draw_box(&self, rng: &mut (impl Rng + ?Sized), mask: &Mask255) -> Option<[f32; 4]> {
+        let corners = box_prompt(mask)?;
+        if self.box_noise == 0.0 {
+            return Some(corners);
+        }
+        let noise: [f32; 4] =
+            std::array::from_fn(|_| rng.random_range(-1.0..=1.0) * self.box_noise);
+        Some(noisy_box(corners, noise, (mask.height, mask.width)))
+    }
+
+    fn draw_points(&self, rng: &mut (impl Rng + ?Sized), mask: &Mask255) -> Option<Prompt> {
+        let foreground = mask.foreground_pixels();
+        if foreground == 0 {
+            return None;
+        }
+        let chosen = draw_numbers(rng, foreground, self.num_points.max(1));
+        let mut coords = points_from_permutation(mask, &chosen);
+        let mut labels = vec![1.0; coords.len()];
+        if self.negative_points > 0 {
+            coords.extend(negative::draw(rng, mask, self.negative_points));
+            labels.resize(coords.len(), 0.0);
+        }
+        Some(Prompt::Points { coords, labels })
+    }
 }
 
-fn draw_points(rng: &mut (impl Rng + ?Sized), mask: &Mask255, num_points: usize) -> Option<Prompt> {
-    let foreground = mask.foreground_pixels();
-    if foreground == 0 {
-        return None;
-    }
-    let chosen: Vec<i64> = if foreground >= num_points {
-        index::sample(rng, foreground, num_points).iter().map(|chosen| chosen as i64).collect()
+/// `count` numbers below `available` (at least 1): distinct ones if there are that many.
+fn draw_numbers(rng: &mut (impl Rng + ?Sized), available: usize, count: usize) -> Vec<i64> {
+    if available >= count {
+        index::sample(rng, available, count).iter().map(|chosen| chosen as i64).collect()
     } else {
-        (0..num_points).map(|_| rng.random_range(0..foreground as i64)).collect()
+        (0..count).map(|_| rng.random_range(0..available as i64)).collect()
+    }
+}
+
+/// The box with its centre moved by `noise[0]` and `noise[1]` times half its sides and its sides
+/// changed by `noise[2]` and `noise[3]` times themselves (all within -1..1), clipped to the image:
+/// `box_noise` of the published code, which its training leaves unused. A side that would shrink
+/// below a pixel stays as it was.
+#[must_use]
+pub fn noisy_box(corners: [f32; 4], noise: [f32; 4], (height, width): (usize, usize)) -> [f32; 4] {
+    let side = |low: f32, high: f32, shift: f32, growth: f32, size: usize| {
+        let (centre, length) = ((low + high) / 2.0, high - low);
+        let (centre, half) = (centre + shift * length / 2.0, (length + growth * length) / 2.0);
+        let limit = size.saturating_sub(1) as f32;
+        let noisy = ((centre - half).clamp(0.0, limit), (centre + half).clamp(0.0, limit));
+        if noisy.1 - noisy.0 >= length.min(1.0) { noisy } else { (low, high) }
     };
-    let coords = points_from_permutation(mask, &chosen);
-    Some(Prompt::Points { labels: vec![1.0; coords.len()], coords })
+    let [x_min, y_min, x_max, y_max] = corners;
+    let (left, right) = side(x_min, x_max, noise[0], noise[2], width);
+    let (top, bottom) = side(y_min, y_max, noise[1], noise[3], height);
+    [left, top, right, bottom]
 }
 
 /// The tight box around the pixels above [`MASK_THRESHOLD`], inclusive pixel indices; `None`
@@ -103,29 +193,8 @@ pub fn box_prompt(mask: &Mask255) -> Option<[f32; 4]> {
 /// that name no foreground pixel are left out.
 #[must_use]
 pub fn points_from_permutation(mask: &Mask255, permutation: &[i64]) -> Vec<[f32; 2]> {
-    let width = mask.width.max(1);
-    let is_foreground = |value: &u8| *value > MASK_THRESHOLD;
-    // Foreground pixels up to and including each row: finds the row of a number by bisection.
-    let row_ends: Vec<usize> = mask
-        .pixels
-        .chunks_exact(width)
-        .scan(0, |sum, row| {
-            *sum += row.iter().filter(|value| is_foreground(value)).count();
-            Some(*sum)
-        })
-        .collect();
-    permutation
-        .iter()
-        .filter_map(|&number| {
-            let number = usize::try_from(number).ok()?;
-            let y = row_ends.partition_point(|&end| end <= number);
-            let before = if y == 0 { 0 } else { row_ends[y - 1] };
-            let row = mask.pixels.get(y * width..(y + 1) * width)?;
-            let in_row = row.iter().enumerate().filter(|(_, value)| is_foreground(value));
-            let (x, _) = in_row.into_iter().nth(number - before)?;
-            Some([x as f32, y as f32])
-        })
-        .collect()
+    let window = Window { rows: 0..mask.height, columns: 0..mask.width };
+    window.pixels_at(mask, |value| value > MASK_THRESHOLD, permutation)
 }
 
 /// The mask resampled to `size` squared (bilinear, no antialias), values 0 to 1.
@@ -167,102 +236,4 @@ fn resize_square(values: &[f32], from: usize, to: usize) -> Vec<f32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::rng::{Draw, sample_rng};
-
-    fn square(size: usize, from: usize, to: usize) -> Mask255 {
-        let inside = from..to;
-        let pixels = (0..size * size)
-            .map(|at| {
-                if inside.contains(&(at / size)) && inside.contains(&(at % size)) { 255 } else { 0 }
-            })
-            .collect();
-        Mask255 { height: size, width: size, pixels }
-    }
-
-    #[test]
-    fn permuted_numbers_are_row_major_foreground_pixels() {
-        let mask = square(5, 2, 4);
-        assert_eq!(
-            points_from_permutation(&mask, &[0, 3, 1, 4, -1]),
-            [[2.0, 2.0], [3.0, 3.0], [3.0, 2.0]]
-        );
-    }
-
-    #[test]
-    fn noise_stays_near_the_edge() {
-        let mask = square(1024, 256, 768);
-        let values = downscale_mask(&mask, NOISE_MASK_SIZE);
-        let noisy = noise_mask(&values, &vec![-9.0; values.len()]);
-        assert_eq!(noisy[128 * 256 + 128], 255, "the middle is out of reach of the noise");
-        assert_eq!(noisy[64 * 256 + 64], 0, "the corner is within it");
-        assert_eq!(noisy[0], 0);
-    }
-
-    #[test]
-    fn few_pixels_give_repeated_points_and_none_a_noise_mask() {
-        let recipe = PromptRecipe { kinds: vec![PromptKind::Points], num_points: 10 };
-        let mut rng = sample_rng(1, 0, "few", Draw::Prompt);
-        match recipe.draw(&mut rng, &square(16, 3, 5)) {
-            Prompt::Points { coords, labels } => {
-                assert_eq!((coords.len(), labels), (10, vec![1.0; 10]));
-            }
-            other => panic!("{other:?}"),
-        }
-        match recipe.draw(&mut rng, &square(16, 3, 3)) {
-            Prompt::NoiseMask(values) => assert!(values.iter().all(|&value| value == 0)),
-            other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn kinds_are_equally_likely() {
-        let kinds = vec![PromptKind::Box, PromptKind::Points, PromptKind::NoiseMask];
-        let recipe = PromptRecipe { kinds, num_points: 10 };
-        let mask = square(32, 4, 20);
-        let mut counts = [0; 3];
-        for epoch in 0..300 {
-            let prompt = recipe.draw(&mut sample_rng(42, epoch, "a", Draw::Prompt), &mask);
-            counts[match prompt {
-                Prompt::Box(_) => 0,
-                Prompt::Points { .. } => 1,
-                Prompt::NoiseMask(_) => 2,
-            }] += 1;
-        }
-        assert!(counts.iter().all(|count| (70..=130).contains(count)), "{counts:?}");
-    }
-
-    proptest! {
-        #[test]
-        fn points_are_distinct_foreground_and_the_box_is_tight(
-            pixels in prop::collection::vec(any::<u8>(), 20 * 30),
-            seed: u64,
-        ) {
-            let mask = Mask255 { height: 20, width: 30, pixels };
-            prop_assume!(mask.foreground_pixels() >= 10);
-            let mut rng = sample_rng(seed, 0, "mask", Draw::Prompt);
-            let Some(Prompt::Points { coords, .. }) = draw_points(&mut rng, &mask, 10) else {
-                return Err(TestCaseError::fail("no points"));
-            };
-            let [x_min, y_min, x_max, y_max] = box_prompt(&mask).unwrap();
-            for [x, y] in &coords {
-                prop_assert!(mask.pixels[*y as usize * 30 + *x as usize] > MASK_THRESHOLD);
-                prop_assert!((x_min..=x_max).contains(x) && (y_min..=y_max).contains(y));
-            }
-            let mut distinct = coords.clone();
-            distinct.sort_by(|a, b| a.partial_cmp(b).unwrap());
-            distinct.dedup();
-            prop_assert_eq!(distinct.len(), 10);
-            for (inside, outside) in [(x_min, x_min - 1.0), (x_max, x_max + 1.0)] {
-                let column = |x: f32| (0..20).any(|y| {
-                    (0.0..30.0).contains(&x) && mask.pixels[y * 30 + x as usize] > MASK_THRESHOLD
-                });
-                prop_assert!(column(inside));
-                prop_assert!(!column(outside) || (x_min..=x_max).contains(&outside));
-            }
-        }
-    }
-}
+mod tests;

@@ -15,6 +15,8 @@ pub enum Draw {
     Prompt = 1,
     /// Points at which the loss is sampled.
     LossPoints = 2,
+    /// Brightness, contrast, saturation and hue.
+    ColorJitter = 3,
 }
 
 /// The generator of `draw` for one sample in one epoch.
@@ -60,6 +62,7 @@ mod tests {
                 first(seed, epoch, &format!("{sample_id}0"), Draw::Augment),
                 first(seed, epoch, &sample_id, Draw::Prompt),
                 first(seed, epoch, &sample_id, Draw::LossPoints),
+                first(seed, epoch, &sample_id, Draw::ColorJitter),
             ];
             for other in others {
                 prop_assert_ne!(base, other);

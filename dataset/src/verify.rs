@@ -4,6 +4,9 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use thiserror::Error;
 
+mod size;
+
+pub use self::size::{Resized, SizeMismatch};
 use crate::raster::{Mask255, RgbRaster};
 
 /// Why a pair is not used. Each message says what the owner of the raw files can do.
@@ -63,7 +66,7 @@ pub enum RejectReason {
     },
     /// More pixels than the limit.
     #[error(
-        "{height} x {width} pixels, above the limit of {max_pixels}: shrink it or raise the limit"
+        "{height} x {width} pixels, above the limit of {max_pixels}: shrink it or raise max_pixels"
     )]
     TooLarge {
         /// Rows.
@@ -73,6 +76,19 @@ pub enum RejectReason {
         /// The limit.
         max_pixels: u64,
     },
+    /// The file is larger than the limit.
+    #[error(
+        "the file has {bytes} bytes, above the limit of {max_file_bytes}: recompress it or raise max_file_bytes"
+    )]
+    FileTooLarge {
+        /// Bytes of the file.
+        bytes: u64,
+        /// The limit.
+        max_file_bytes: u64,
+    },
+    /// A mask without the channel that its source says to read.
+    #[error("the mask has no alpha channel: choose another mask_values than `alpha`")]
+    NoAlpha,
     /// Image and mask do not lie over each other.
     #[error("the image is {} x {} but the mask {} x {} (height x width): fix the mask", .image.0, .image.1, .mask.0, .mask.1)]
     SizeMismatch {

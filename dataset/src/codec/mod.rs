@@ -1,15 +1,24 @@
 //! File bytes to pixels: every odd mode is handled or refused here, and nowhere else.
 //!
 //! Images: JPEG and PNG of any mode become 8-bit RGB, turned upright by their EXIF orientation;
-//! alpha is dropped (the colour under it is kept), grey is repeated, CMYK is converted, 16 bits
-//! are scaled to 8.
+//! alpha is dropped (the colour under it is kept), grey is repeated, CMYK and YCCK are converted
+//! (inverted, as Adobe writes them), 16 bits are scaled to 8. JPEG with arithmetic coding, with 12
+//! bits or without loss, and any other format, is refused by name.
+//!
+//! The bytes of an image are stored as they are, so its orientation stays in its EXIF data: `height`
+//! and `width` of a row are those of the upright picture. Hugging Face's `datasets` turns a picture
+//! upright when it decodes one; with PIL alone call `ImageOps.exif_transpose`, or the picture lies
+//! on its side under an upright mask. Masks are stored upright, without EXIF data.
 //!
 //! Masks: see [`decode_mask`].
 //!
-//! Any bytes give a result or a [`RejectReason`], never a panic or a large allocation.
+//! Any bytes give a result or a [`RejectReason`], never a panic or an allocation beyond what
+//! [`DecodeLimits`] allows.
 
 mod jpeg;
 mod mask;
+
+pub use self::mask::MaskValues;
 
 use std::io::Cursor;
 
@@ -22,24 +31,47 @@ use image::{
 use crate::raster::{Mask255, RgbRaster};
 use crate::verify::RejectReason;
 
-/// What a file may hold.
+/// What a file may hold. Both are looked at before anything is allocated: a small file may claim,
+/// and unpack to, any number of pixels. A pixel takes 8 bytes at most while it is decoded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct DecodeLimits {
     /// Most pixels of an image or mask.
     pub max_pixels: u64,
+    /// Most bytes of its file.
+    pub max_file_bytes: u64,
 }
 
 impl Default for DecodeLimits {
-    /// 200 million pixels: the largest collections have pictures of about 30 million.
+    /// 200 million pixels and 256 MiB: the largest collections have pictures of about 30 million
+    /// pixels and 20 MB.
     fn default() -> Self {
-        Self { max_pixels: 200_000_000 }
+        Self { max_pixels: 200_000_000, max_file_bytes: 256 << 20 }
+    }
+}
+
+impl DecodeLimits {
+    /// No limits, for files that were judged before and are known by their digest.
+    #[must_use]
+    pub fn none() -> Self {
+        Self { max_pixels: u64::MAX, max_file_bytes: u64::MAX }
+    }
+
+    /// Refuses a file of so many bytes; for callers that know the size before they read it.
+    ///
+    /// # Errors
+    /// [`RejectReason::FileTooLarge`].
+    pub fn check_file(&self, bytes: u64) -> Result<(), RejectReason> {
+        if bytes <= self.max_file_bytes {
+            return Ok(());
+        }
+        Err(RejectReason::FileTooLarge { bytes, max_file_bytes: self.max_file_bytes })
     }
 }
 
 /// Decodes a JPEG or PNG file to upright 8-bit RGB.
 ///
 /// # Errors
-/// [`RejectReason`] `Unreadable`, `Truncated`, `Unsupported` or `TooLarge`.
+/// [`RejectReason`] `Unreadable`, `Truncated`, `Unsupported`, `TooLarge` or `FileTooLarge`.
 pub fn decode_image(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbRaster, RejectReason> {
     let pixels = decode(bytes, limits)?.into_rgb8();
     let (width, height) = (pixels.width() as usize, pixels.height() as usize);
@@ -51,14 +83,26 @@ pub fn decode_image(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbRaster, Re
 /// - Colour and palette masks are read by their luma, 1-bit and grey ones as they are; alpha is
 ///   ignored, unless it alone carries the shape (the luma is constant and alpha varies).
 /// - 16-bit masks whose values do not exceed 255 keep them; others are scaled to 8 bits.
-/// - A mask whose greatest value is below 128 and that has at most 32 different values is a map of
-///   object ids (or 0/1): every non-zero value becomes 255. Under the published cut at 128 such a
-///   mask would be empty.
+/// - A mask whose greatest value is below 128 (of 16-bit ones: below half of all values) and that
+///   has at most 32 different values is a map of object ids (or 0/1): every non-zero value becomes
+///   255. Under the published cut at 128 such a mask would be empty.
 ///
 /// # Errors
-/// [`RejectReason`] `Unreadable`, `Truncated`, `Unsupported` or `TooLarge`.
+/// As [`decode_image`].
 pub fn decode_mask(bytes: &[u8], limits: &DecodeLimits) -> Result<Mask255, RejectReason> {
-    Ok(mask::from_decoded(decode(bytes, limits)?))
+    decode_mask_as(bytes, limits, MaskValues::Auto)
+}
+
+/// [`decode_mask`] for a collection of which it is known what its mask values mean.
+///
+/// # Errors
+/// As [`decode_image`], and [`RejectReason::NoAlpha`].
+pub fn decode_mask_as(
+    bytes: &[u8],
+    limits: &DecodeLimits,
+    values: MaskValues,
+) -> Result<Mask255, RejectReason> {
+    mask::from_decoded(decode(bytes, limits)?, values)
 }
 
 /// The mask as 8-bit grey PNG, lossless, the same bytes each time.
@@ -74,14 +118,13 @@ pub fn encode_mask_png(mask: &Mask255) -> Vec<u8> {
 }
 
 fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<DynamicImage, RejectReason> {
+    limits.check_file(bytes.len() as u64)?;
     let reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
         .map_err(|error| unreadable(&error))?;
     match reader.format() {
-        Some(ImageFormat::Jpeg) if !jpeg::is_complete(bytes) => {
-            return Err(RejectReason::Truncated);
-        }
-        Some(ImageFormat::Jpeg | ImageFormat::Png) => {}
+        Some(ImageFormat::Jpeg) => jpeg::check(bytes)?,
+        Some(ImageFormat::Png) => {}
         Some(other) => {
             return Err(RejectReason::Unsupported { detail: format!("{other:?} file") });
         }

@@ -40,9 +40,11 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::annotation::{Annotation, Shape};
+pub use self::known_bad::known_mistake;
 pub use self::licence::{Collection, Permission, Terms, collection};
 pub use self::split::SplitRule;
 pub use self::tree::{FileTree, RawFile, RawFiles, is_hidden};
+use crate::codec::MaskValues;
 use crate::verify::RejectReason;
 
 /// How a collection lies on disk as its authors ship it.
@@ -158,6 +160,9 @@ pub struct SourceSpec {
     /// Pairs that the collection should have, for the report; absent: what is known of its layout.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected: Option<u64>,
+    /// What the values of its masks mean; told from each file unless given.
+    #[serde(default, skip_serializing_if = "MaskValues::is_auto")]
+    pub mask_values: MaskValues,
 }
 
 impl SourceSpec {
@@ -179,6 +184,7 @@ impl SourceSpec {
             license: None,
             commercial: None,
             expected: None,
+            mask_values: MaskValues::Auto,
         }
     }
 }

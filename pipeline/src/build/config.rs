@@ -1,6 +1,8 @@
 //! What to build: the TOML file of `hqseg build`.
 
+use dataset::codec::DecodeLimits;
 use dataset::source::SourceSpec;
+use dataset::verify::SizeMismatch;
 use serde::{Deserialize, Serialize};
 
 use super::BuildError;
@@ -33,6 +35,16 @@ pub struct BuildConfig {
     /// Leave out the sources that are not known to permit commercial use.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub commercial_only: bool,
+    /// Most pixels of an image or mask; larger ones are refused before they are decoded.
+    #[serde(default = "max_pixels", skip_serializing_if = "is_max_pixels")]
+    pub max_pixels: u64,
+    /// Most bytes of an image or mask file; larger ones are refused before they are read.
+    #[serde(default = "max_file_bytes", skip_serializing_if = "is_max_file_bytes")]
+    pub max_file_bytes: u64,
+    /// What to do about a mask that has not the size of its image: `"refuse"`, or
+    /// `{ resize_within = 0.02 }`. Resized masks are listed in `adjusted.jsonl`.
+    #[serde(default, skip_serializing_if = "SizeMismatch::is_refuse")]
+    pub size_mismatch: SizeMismatch,
     /// Stop at the first refused pair instead of putting it into quarantine.
     #[serde(default, skip_serializing)]
     pub strict: bool,
@@ -50,6 +62,23 @@ fn max_rejected_fraction() -> f64 {
     0.5
 }
 
+fn max_pixels() -> u64 {
+    DecodeLimits::default().max_pixels
+}
+
+fn max_file_bytes() -> u64 {
+    DecodeLimits::default().max_file_bytes
+}
+
+// Left out where they are the default, so that the manifests of earlier builds stay as they are.
+fn is_max_pixels(value: &u64) -> bool {
+    *value == max_pixels()
+}
+
+fn is_max_file_bytes(value: &u64) -> bool {
+    *value == max_file_bytes()
+}
+
 impl BuildConfig {
     /// A configuration of `source` with every other setting at its default.
     #[must_use]
@@ -63,6 +92,9 @@ impl BuildConfig {
             max_rejected_fraction: max_rejected_fraction(),
             drop_leaks: false,
             commercial_only: false,
+            max_pixels: max_pixels(),
+            max_file_bytes: max_file_bytes(),
+            size_mismatch: SizeMismatch::Refuse,
             strict: false,
         }
     }
@@ -95,6 +127,14 @@ impl BuildConfig {
                 "max_rejected_fraction = {} is not within 0..=1",
                 self.max_rejected_fraction
             ));
+        }
+        if self.max_pixels == 0 || self.max_file_bytes == 0 {
+            return refuse("max_pixels and max_file_bytes must be at least 1".to_owned());
+        }
+        if let SizeMismatch::ResizeWithin(share) = self.size_mismatch
+            && !(0.0..=1.0).contains(&share)
+        {
+            return refuse(format!("size_mismatch: resize_within = {share} is not within 0..=1"));
         }
         let mut names: Vec<&str> = self.source.iter().map(|source| source.name.as_str()).collect();
         names.sort_unstable();

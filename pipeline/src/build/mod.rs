@@ -39,7 +39,7 @@ pub use config::BuildConfig;
 pub use error::BuildError;
 pub use licence::LeftOut;
 pub(crate) use licence::used as used_sources;
-pub use quarantine::Refusal;
+pub use quarantine::{Adjustment, Refusal};
 pub use report::{
     BuildReport, CARD_FILE, DuplicatePair, Duplicates, PAGE_FILE, REPORT_FILE, SourceReport,
 };
@@ -55,6 +55,8 @@ use shards::{Part, check_refusals, write_shards};
 
 /// Name of the list of refused pairs inside a data set.
 pub const QUARANTINE_FILE: &str = "quarantine.jsonl";
+/// Name of the list of pairs that were changed to be taken; absent where there are none.
+pub const ADJUSTED_FILE: &str = "adjusted.jsonl";
 
 /// What a rank's part in a build came to.
 #[derive(Clone, Debug, PartialEq)]
@@ -209,6 +211,13 @@ impl Build<'_> {
         self.output.put(REPORT_FILE, &report_json)?;
         self.output.put(PAGE_FILE, &page)?;
         self.output.put(CARD_FILE, &card)?;
+        let adjusted = adjusted(receipts);
+        if adjusted.is_empty() {
+            self.output.remove(&[ADJUSTED_FILE.to_owned()])?;
+        } else {
+            tracing::info!(masks = adjusted.len(), "resized to their images, see {ADJUSTED_FILE}");
+            self.output.put(ADJUSTED_FILE, &quarantine::to_jsonl(&adjusted))?;
+        }
         self.output.publish(&manifest, self.before.as_ref())?;
         Ok(report)
     }
@@ -249,6 +258,13 @@ fn all_refusals(plan: &Plan, receipts: &[Receipt]) -> Vec<Refusal> {
     let mut refusals: Vec<Refusal> = listed.chain(judged).cloned().collect();
     refusals.sort_by(|left, right| left.sample_id.cmp(&right.sample_id));
     refusals
+}
+
+fn adjusted(receipts: &[Receipt]) -> Vec<Adjustment> {
+    let all = receipts.iter().flat_map(|receipt| &receipt.adjusted);
+    let mut adjusted: Vec<Adjustment> = all.cloned().collect();
+    adjusted.sort_by(|left, right| left.sample_id.cmp(&right.sample_id));
+    adjusted
 }
 
 fn manifest(

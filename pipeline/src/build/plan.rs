@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dataset::schema::SCHEMA_VERSION;
-use dataset::source::{MaskOrigin, Pair, RawFiles, SourceError, SourceSpec, discover};
+use dataset::source::{MaskOrigin, Pair, RawFiles, Rejected, SourceError, SourceSpec, discover};
 use dataset::verify::RejectReason;
 use sha2::{Digest, Sha256};
 
@@ -88,8 +88,12 @@ impl Plan {
         }
         let (left_out, refused): (Vec<_>, Vec<_>) =
             rejected.iter().partition(|rejected| rejected.reason.is_by_setting());
-        let [left_out, refused] = [left_out, refused]
-            .map(|list| list.into_iter().map(Refusal::listed).collect::<Vec<_>>());
+        let by_name: BTreeMap<&str, &SourceSpec> =
+            config.source.iter().map(|source| (source.name.as_str(), source)).collect();
+        let refusal =
+            |rejected: &Rejected| Refusal::listed(rejected).explained(by_name[&*rejected.source]);
+        let [left_out, refused] =
+            [left_out, refused].map(|list| list.into_iter().map(refusal).collect::<Vec<_>>());
         let shards = deal(config, &inputs, pairs);
         let fingerprint = fingerprint(config, &shards, [&refused, &left_out]);
         Ok(Self { shards, refused, leaked: Vec::new(), left_out, inputs, fingerprint })
@@ -198,6 +202,7 @@ impl OpenShard {
                 &config.rows_per_group.to_string(),
             ],
         );
+        digest_decoding(&mut key, config);
         Self { pairs: Vec::new(), bytes: 0, key }
     }
 
@@ -219,6 +224,21 @@ impl OpenShard {
             pairs: self.pairs,
             key: hex(&self.key.finalize()),
         }
+    }
+}
+
+/// What decides which pairs are taken and how their masks are read. Nothing where it is all at its
+/// default, so that shards of earlier builds keep their keys.
+fn digest_decoding(key: &mut Sha256, config: &BuildConfig) {
+    let defaults = BuildConfig::new("", Vec::new());
+    let settings = |config: &BuildConfig| {
+        format!("{} {} {:?}", config.max_pixels, config.max_file_bytes, config.size_mismatch)
+    };
+    if settings(config) != settings(&defaults) {
+        digest(key, &["decoding", &settings(config)]);
+    }
+    for source in config.source.iter().filter(|source| !source.mask_values.is_auto()) {
+        digest(key, &["mask_values", &source.name, &format!("{:?}", source.mask_values)]);
     }
 }
 

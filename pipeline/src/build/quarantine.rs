@@ -1,7 +1,8 @@
-//! `quarantine.jsonl`: one line for each pair that was refused, and why.
+//! `quarantine.jsonl`: one line for each pair that was refused, and why; `adjusted.jsonl`: one for
+//! each that was taken after a change.
 
-use dataset::source::{Pair, Rejected};
-use dataset::verify::RejectReason;
+use dataset::source::{Pair, Rejected, SourceSpec, known_mistake};
+use dataset::verify::{RejectReason, Resized};
 use serde::{Deserialize, Serialize};
 
 /// One refused pair.
@@ -21,6 +22,23 @@ pub struct Refusal {
     pub reason: serde_json::Value,
 }
 
+/// A pair whose mask was resized to its image.
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
+pub struct Adjustment {
+    /// `source/name`.
+    pub sample_id: String,
+    /// The mask file.
+    pub mask: String,
+    /// Its size, and the one it got.
+    pub resized: Resized,
+}
+
+impl Adjustment {
+    pub(super) fn new(pair: &Pair, resized: Resized) -> Self {
+        Self { sample_id: pair.sample_id(), mask: pair.mask.to_string(), resized }
+    }
+}
+
 impl Refusal {
     /// A pair that could not be formed while listing.
     pub(super) fn listed(rejected: &Rejected) -> Self {
@@ -36,6 +54,16 @@ impl Refusal {
     pub(super) fn judged(pair: &Pair, reason: &RejectReason) -> Self {
         let files = [Some(pair.image.clone()), Some(pair.mask.to_string())];
         Self::new(pair.sample_id(), pair.source.clone(), files, reason)
+    }
+
+    /// Adds what users of the collection know of the pair.
+    #[must_use]
+    pub(super) fn explained(mut self, source: &SourceSpec) -> Self {
+        let name = self.sample_id.split_once('/').map_or("", |(_, name)| name);
+        if let Some(note) = known_mistake(source.layout, name) {
+            self.message = format!("{} (known of this collection: {note})", self.message);
+        }
+        self
     }
 
     fn new(
@@ -61,10 +89,10 @@ impl Refusal {
 }
 
 /// One JSON object a line.
-pub(super) fn to_jsonl(refusals: &[Refusal]) -> Vec<u8> {
+pub(super) fn to_jsonl<T: Serialize>(entries: &[T]) -> Vec<u8> {
     let mut lines = Vec::new();
-    for refusal in refusals {
-        serde_json::to_writer(&mut lines, refusal).expect("a refusal serialises");
+    for entry in entries {
+        serde_json::to_writer(&mut lines, entry).expect("plain structs serialise");
         lines.push(b'\n');
     }
     lines

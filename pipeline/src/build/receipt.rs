@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::plan::ShardPlan;
-use super::quarantine::Refusal;
+use super::quarantine::{Adjustment, Refusal};
 use super::report::RowFacts;
 use crate::shard::WrittenShard;
 
@@ -17,6 +17,7 @@ pub(super) struct Receipt {
     pub(super) bytes: u64,
     pub(super) sha256: String,
     pub(super) refused: Vec<Refusal>,
+    pub(super) adjusted: Vec<Adjustment>,
     /// One for each row, so that the rank that publishes need not read the others' shards.
     pub(super) facts: Vec<RowFacts>,
 }
@@ -25,7 +26,7 @@ impl Receipt {
     pub(super) fn new(
         shard: &ShardPlan,
         written: &WrittenShard,
-        refused: Vec<Refusal>,
+        (refused, adjusted): (Vec<Refusal>, Vec<Adjustment>),
         facts: Vec<RowFacts>,
     ) -> Self {
         Self {
@@ -34,6 +35,7 @@ impl Receipt {
             bytes: written.bytes,
             sha256: written.sha256.clone(),
             refused,
+            adjusted,
             facts,
         }
     }

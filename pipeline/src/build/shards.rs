@@ -6,15 +6,14 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use dataset::order::World;
-use dataset::schema::Row;
 use dataset::source::Pair;
 use dataset::verify::RejectReason;
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::judge::{Unfit, judge};
+use super::judge::{Judge, Judged, Unfit};
 use super::output::Output;
 use super::plan::{Inputs, Plan, ShardPlan};
-use super::quarantine::{Refusal, to_jsonl};
+use super::quarantine::{Adjustment, Refusal, to_jsonl};
 use super::ranks::{Need, owner};
 use super::receipt::Receipt;
 use super::report;
@@ -67,6 +66,7 @@ pub(super) fn write_shards(
         config,
         inputs: &plan.inputs,
         output,
+        judge: Arc::new(Judge::new(config)),
         workers,
         window: threads * PAIRS_PER_THREAD,
         stops: Stops::new(config, output, plan)?,
@@ -167,6 +167,7 @@ struct Builder<'a> {
     config: &'a BuildConfig,
     inputs: &'a Inputs,
     output: &'a Output,
+    judge: Arc<Judge>,
     workers: Workers,
     window: usize,
     stops: Stops<'a>,
@@ -196,22 +197,25 @@ impl Builder<'_> {
         };
         let mut writer = ShardWriter::new(file()?, &scratch.path, self.config.rows_per_group)?;
         let first_refused = self.stops.refused.len();
+        let mut adjusted = Vec::new();
         let mut pairs = shard.pairs.iter();
-        let mut window: VecDeque<(&Pair, Slot<Result<Row, Unfit>>)> = VecDeque::new();
+        let mut window: VecDeque<(&Pair, Slot<Result<Judged, Unfit>>)> = VecDeque::new();
         loop {
             for pair in pairs.by_ref().take(self.window - window.len()) {
                 let (job, input) = (pair.clone(), Arc::clone(&self.inputs[&pair.source]));
-                window.push_back((pair, self.workers.submit(move || judge(&job, &input))));
+                let judge = Arc::clone(&self.judge);
+                window.push_back((pair, self.workers.submit(move || judge.judge(&job, &input))));
             }
             let Some((pair, slot)) = window.pop_front() else { break };
             // A decoder that panics refuses its own pair, not the whole build.
             match slot.blocking_recv().unwrap_or_else(|_| Err(panicked(&pair.image))) {
-                Ok(row) => {
+                Ok(judged) => {
                     self.stops.tally.accept(&pair.source);
-                    writer.push(row)?;
+                    adjusted.extend(judged.resized.map(|resized| Adjustment::new(pair, resized)));
+                    writer.push(judged.row)?;
                 }
                 Err(Unfit::Refused(reason)) => {
-                    self.stops.refuse(Refusal::judged(pair, &reason), self.alone)?;
+                    self.stops.refuse(self.refusal(pair, &reason), self.alone)?;
                 }
                 Err(Unfit::Broken(error)) => {
                     let name = pair.source.clone();
@@ -223,7 +227,7 @@ impl Builder<'_> {
         let written = writer.finish()?;
         let facts = report::facts_of(file()?, &scratch.path, &shard.split)?;
         let refused = self.stops.refused[first_refused..].to_vec();
-        let receipt = Receipt::new(shard, &written, refused, facts);
+        let receipt = Receipt::new(shard, &written, (refused, adjusted), facts);
         self.output.keep(shard, scratch, &written)?;
         self.output.put(&shard.receipt_path(), &receipt.to_bytes())?;
         if self.progress.is_hidden() {
@@ -232,6 +236,14 @@ impl Builder<'_> {
             tracing::info!(shard = shard.name, rows, refused, rows_per_second, "written");
         }
         Ok(())
+    }
+
+    fn refusal(&self, pair: &Pair, reason: &RejectReason) -> Refusal {
+        let refusal = Refusal::judged(pair, reason);
+        match self.config.source.iter().find(|source| source.name == pair.source) {
+            Some(source) => refusal.explained(source),
+            None => refusal,
+        }
     }
 }
 

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 
 use dataset::source::{Discovery, MaskOrigin, Pair, RawFiles, SourceSpec, discover};
 
-use super::BuildError;
-use super::judge::{Unfit, judge};
+use super::judge::{Judge, Unfit};
 use super::plan::explain;
+use super::{BuildConfig, BuildError};
 use crate::input::Input;
 
 /// Opens and lists one source, as a build would.
@@ -21,8 +21,8 @@ pub(crate) fn list(source: &SourceSpec) -> Result<(Input, Discovery), BuildError
 }
 
 /// Why a pair would be refused, with its name; `None` for a good one.
-pub(crate) fn refusal(pair: &Pair, input: &Input) -> Option<String> {
-    let reason = match judge(pair, input).err()? {
+pub(crate) fn refusal(config: &BuildConfig, pair: &Pair, input: &Input) -> Option<String> {
+    let reason = match Judge::new(config).judge(pair, input).err()? {
         Unfit::Refused(reason) => reason.to_string(),
         Unfit::Broken(error) => error.to_string(),
     };

@@ -11,6 +11,7 @@ use pipeline::{Dataset, Position, TrainRecipe, TrainStream};
 use serde::Serialize;
 
 use super::CliResult;
+use super::bench_order::{self, OrderArguments};
 
 #[derive(Args)]
 pub(super) struct BenchArguments {
@@ -22,6 +23,8 @@ pub(super) struct BenchArguments {
 enum What {
     /// Read, decode, flip, jitter to 1024 x 1024 and prompts, as published.
     Stream(StreamArguments),
+    /// The order of an epoch: nanoseconds for a position taken at random, and bytes of memory.
+    Order(OrderArguments),
 }
 
 #[derive(Args)]
@@ -62,7 +65,10 @@ struct StreamSpeed {
 }
 
 pub(super) fn run(arguments: &BenchArguments) -> CliResult {
-    let What::Stream(arguments) = &arguments.what;
+    let arguments = match &arguments.what {
+        What::Stream(arguments) => arguments,
+        What::Order(arguments) => return bench_order::run(arguments),
+    };
     let dataset = Arc::new(Dataset::open(&arguments.dataset)?);
     let rows = dataset.num_samples(&arguments.split)?;
     let (decode_image_ms, decode_mask_ms) =
@@ -109,7 +115,7 @@ fn decode_alone(
     split: &str,
     rows: u64,
 ) -> Result<(f64, f64), Box<dyn std::error::Error>> {
-    let limits = DecodeLimits::default();
+    let limits = DecodeLimits::none();
     let mut seconds = (0.0, 0.0);
     for row in 0..rows {
         let sample = dataset.read_stored(split, row)?;

@@ -1,6 +1,7 @@
 //! The commands of `hqseg`.
 
 mod bench;
+mod bench_order;
 mod build;
 mod doctor;
 mod fetch;

@@ -29,7 +29,7 @@ pub(super) fn checks(path: &Path) -> Vec<Check> {
     checks.push(licences(&config));
     let mut raw_bytes = Some(0);
     for source in used_sources(&config) {
-        let (check, bytes) = check_source(source);
+        let (check, bytes) = check_source(&config, source);
         raw_bytes = raw_bytes.zip(bytes).map(|(sum, bytes)| sum + bytes);
         checks.push(check);
     }
@@ -68,7 +68,7 @@ fn licences(config: &BuildConfig) -> Check {
 }
 
 /// The check, and the bytes of the raw files where they could be listed.
-fn check_source(source: &SourceSpec) -> (Check, Option<u64>) {
+fn check_source(config: &BuildConfig, source: &SourceSpec) -> (Check, Option<u64>) {
     let name = format!("source {}", source.name);
     let (input, found) = match trial::list(source) {
         Ok(found) => found,
@@ -89,14 +89,19 @@ fn check_source(source: &SourceSpec) -> (Check, Option<u64>) {
         size(bytes),
         found.rejected.len()
     );
-    let (status, message) = judge(&found, &input, counts);
+    let (status, message) = judge(config, (&found, &input), counts);
     (Check { name, status, message }, Some(bytes))
 }
 
 /// Decodes the first few pairs: a wrong mask folder shows in them already.
-fn judge(found: &Discovery, input: &Input, counts: String) -> (Status, String) {
+fn judge(
+    config: &BuildConfig,
+    (found, input): (&Discovery, &Input),
+    counts: String,
+) -> (Status, String) {
     let tried = &found.pairs[..found.pairs.len().min(PAIRS_TRIED)];
-    let refused: Vec<String> = tried.iter().filter_map(|pair| trial::refusal(pair, input)).collect();
+    let refused: Vec<String> =
+        tried.iter().filter_map(|pair| trial::refusal(config, pair, input)).collect();
     match refused.first() {
         Some(first) if refused.len() == tried.len() => {
             let tried = tried.len();

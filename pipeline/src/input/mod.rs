@@ -33,8 +33,6 @@ pub use error::{InputError, ReadError};
 use read_at::ReadAt;
 use store::Store;
 
-/// Most bytes of a picture: the largest published ones have 30 MB.
-pub const MAX_PICTURE_BYTES: u64 = 512 << 20;
 /// Most bytes of a list: the annotations of the largest published collections have 1 GB.
 const MAX_LIST_BYTES: u64 = 4 << 30;
 

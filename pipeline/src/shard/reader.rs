@@ -1,6 +1,8 @@
 //! Reads single rows of one shard out of an object store.
 
+use std::any::Any;
 use std::ops::Range;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,6 +58,14 @@ pub enum ShardError {
         /// The shard's path or key.
         shard: String,
         /// Which column, and what was expected.
+        message: String,
+    },
+    /// The Parquet library broke down over it.
+    #[error("shard {shard} is damaged ({message}): copy it again or rebuild the data set")]
+    Damaged {
+        /// The shard's path or key.
+        shard: String,
+        /// What the library had taken for granted.
         message: String,
     },
     /// The shard has fewer rows than the manifest says.
@@ -229,6 +239,19 @@ impl ShardReader {
     /// When `row` is not below the shard's number of rows.
     pub async fn read(&self, row: u64) -> Result<StoredSample, ShardError> {
         assert!(row < self.info.rows, "row {row} of a shard with {} rows", self.info.rows);
+        // The library asserts much of what a footer says, and a damaged one says anything.
+        let read = AssertUnwindSafe(self.read_row(row)).catch_unwind().await;
+        read.unwrap_or_else(|panic| Err(self.damaged(&*panic)))
+    }
+
+    fn damaged(&self, panic: &(dyn Any + Send)) -> ShardError {
+        let text = panic.downcast_ref::<String>().map(String::as_str);
+        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
+        let message = text.unwrap_or("unknown").replace('\n', " ");
+        ShardError::Damaged { shard: self.info.path.clone(), message }
+    }
+
+    async fn read_row(&self, row: u64) -> Result<StoredSample, ShardError> {
         let footer = self.footer.get_or_try_init(|| self.read_footer()).await?;
         let group = footer.group_starts.partition_point(|start| *start <= row) - 1;
         let in_group = (row - footer.group_starts[group]) as usize;

@@ -3,6 +3,7 @@
 
 use dataset::augment::{Flip, LargeScaleJitter, flip_horizontal, stretch};
 use dataset::codec::{DecodeLimits, decode_image, decode_mask};
+use dataset::color_jitter::ColorJitter;
 use dataset::prompt::{Prompt, PromptRecipe};
 use dataset::raster::{Mask255, RgbRaster};
 use dataset::rng::{Draw, sample_rng};
@@ -26,6 +27,7 @@ pub(super) struct SampleRecipe {
     pub(super) min_foreground_pixels: Option<usize>,
     pub(super) augment_copies: Option<u64>,
     pub(super) prompts: PromptRecipe,
+    pub(super) color_jitter: Option<ColorJitter>,
 }
 
 /// A sample of a batch: `output_size` x `output_size`.
@@ -33,7 +35,8 @@ pub(super) struct TrainSample {
     pub(super) sample_id: String,
     pub(super) image: RgbRaster,
     pub(super) mask: Mask255,
-    pub(super) prompt: Prompt,
+    /// As many as the recipe says.
+    pub(super) prompts: Vec<Prompt>,
 }
 
 /// Verifies the checksums of a row and decodes its image and mask.
@@ -41,7 +44,8 @@ pub(super) fn decode(fetched: &Fetched) -> Result<(RgbRaster, Mask255), StreamEr
     let sample = &fetched.sample;
     verify_checksum(fetched, "image", &sample.image_bytes, &sample.image_sha256)?;
     verify_checksum(fetched, "mask", &sample.mask_bytes, &sample.mask_sha256)?;
-    let limits = DecodeLimits::default();
+    // The build has judged their size, and their digest is right.
+    let limits = DecodeLimits::none();
     let image = decode_image(&sample.image_bytes, &limits)
         .map_err(|reason| undecodable(fetched, "image", reason))?;
     let mask = decode_mask(&sample.mask_bytes, &limits)
@@ -58,6 +62,11 @@ pub(super) fn prepare(
     let (mut image, mut mask) = decode(fetched)?;
     let sample_id = fetched.sample.sample_id.clone();
     let copy = recipe.augment_copies.map_or(epoch, |copies| epoch % copies.max(1));
+    if let Some(jitter) = &recipe.color_jitter {
+        // Before the crop, so that its grey padding stays as it is and has no part in the contrast.
+        let mut rng = sample_rng(recipe.seed, copy, &sample_id, Draw::ColorJitter);
+        jitter.draw(&mut rng).apply(&mut image);
+    }
     let mut rng = sample_rng(recipe.seed, copy, &sample_id, Draw::Augment);
     if Flip::draw(&mut rng, recipe.flip_probability) {
         flip_horizontal(&mut image, &mut mask);
@@ -67,8 +76,8 @@ pub(super) fn prepare(
         None => stretch(&image, &mask, recipe.output_size),
     };
     let mut rng = sample_rng(recipe.seed, epoch, &sample_id, Draw::Prompt);
-    let prompt = recipe.prompts.draw(&mut rng, &mask);
-    Ok(TrainSample { sample_id, image, mask, prompt })
+    let prompts = recipe.prompts.draw_all(&mut rng, &mask);
+    Ok(TrainSample { sample_id, image, mask, prompts })
 }
 
 /// One jitter, or, where a smallest foreground is asked for, the first of several that keeps so

@@ -6,8 +6,9 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
 use dataset::augment::LargeScaleJitter;
+use dataset::color_jitter::ColorJitter;
 use dataset::order::{Order, World, steps_per_epoch};
-use dataset::prompt::{Prompt, PromptKind, PromptRecipe};
+use dataset::prompt::{Prompt, PromptRecipe};
 
 use super::StreamError;
 use super::dataset::Dataset;
@@ -39,6 +40,8 @@ pub struct TrainRecipe {
     /// Distinct augmentations (flip and jitter) of each sample over all epochs; prompts stay new
     /// in every epoch. `None`: a new one each epoch, as the published training does.
     pub augment_copies: Option<u64>,
+    /// Brightness, contrast, saturation and hue of the image; `None` as published.
+    pub color_jitter: Option<ColorJitter>,
     /// Decoding threads; 0 means one per core. Has no influence on any pixel.
     pub threads: usize,
     /// Finished batches to keep ready (at least 1).
@@ -58,12 +61,10 @@ impl TrainRecipe {
             flip_probability: 0.5,
             jitter: Some(LargeScaleJitter { output_size, scale_range: [0.1, 2.0] }),
             output_size,
-            prompts: PromptRecipe {
-                kinds: vec![PromptKind::Box, PromptKind::Points, PromptKind::NoiseMask],
-                num_points: 10,
-            },
+            prompts: PromptRecipe::default(),
             min_foreground_pixels: None,
             augment_copies: None,
+            color_jitter: None,
             threads: 0,
             prefetch_batches: 2,
         }
@@ -94,7 +95,8 @@ pub struct Batch {
     pub images: Vec<u8>,
     /// `B, height, width`: 0..255, foreground above [`dataset::raster::MASK_THRESHOLD`].
     pub masks: Vec<u8>,
-    /// One per sample.
+    /// [`PromptRecipe::prompts_per_image`] for each sample, those of the first sample first; one
+    /// per sample unless the recipe asks for more. See [`Batch::prompts_of`].
     pub prompts: Vec<Prompt>,
     /// One per sample.
     pub sample_ids: Vec<String>,
@@ -268,6 +270,13 @@ impl Plan {
 }
 
 impl Batch {
+    /// The prompts of sample `index` (from 0), at least one.
+    #[must_use]
+    pub fn prompts_of(&self, index: usize) -> &[Prompt] {
+        let each = self.prompts.len() / self.sample_ids.len().max(1);
+        &self.prompts[index * each..(index + 1) * each]
+    }
+
     fn empty(step: u64, steps_per_epoch: u64, size: usize, num_samples: usize) -> Self {
         let pixels = size * size * num_samples;
         Self {
@@ -285,7 +294,7 @@ impl Batch {
     fn push(&mut self, sample: TrainSample) {
         self.images.extend_from_slice(&sample.image.pixels);
         self.masks.extend_from_slice(&sample.mask.pixels);
-        self.prompts.push(sample.prompt);
+        self.prompts.extend(sample.prompts);
         self.sample_ids.push(sample.sample_id);
     }
 }
@@ -300,6 +309,7 @@ impl From<&TrainRecipe> for SampleRecipe {
             min_foreground_pixels: recipe.min_foreground_pixels,
             augment_copies: recipe.augment_copies,
             prompts: recipe.prompts.clone(),
+            color_jitter: recipe.color_jitter,
         }
     }
 }
@@ -329,6 +339,10 @@ fn check(
         format!("flip_probability {} is not within 0..=1", recipe.flip_probability)
     } else if recipe.output_size == 0 {
         "output_size must be at least 1".to_owned()
+    } else if let Err(message) = recipe.prompts.check() {
+        message
+    } else if let Some(Err(message)) = recipe.color_jitter.map(|jitter| jitter.check()) {
+        message
     } else if let Some(jitter) =
         recipe.jitter.filter(|jitter| jitter.output_size != recipe.output_size)
     {

@@ -25,7 +25,10 @@ fn the_bytes_do_not_depend_on_the_threads() {
     let of = |folder: &str| names.iter().filter(|name| name.starts_with(folder)).count();
     assert_eq!(of("receipts/train-0000"), of("shards/train-0000"), "{names:?}");
     let others: Vec<&str> = names.iter().filter(|name| !name.contains("s/")).copied().collect();
-    assert_eq!(others, ["README.md", "manifest.json", "quarantine.jsonl", "report.json", "report/index.html"]);
+    assert_eq!(
+        others,
+        ["README.md", "manifest.json", "quarantine.jsonl", "report.json", "report/index.html"]
+    );
     assert!(written[0] == written[1] && written[0] == written[2]);
 }
 

@@ -3,6 +3,7 @@
 
 mod building;
 mod configs;
+mod damage;
 mod describing;
 mod fetch_terms;
 mod fetching;
@@ -14,6 +15,8 @@ mod kills;
 mod layout;
 mod licences;
 mod natives;
+mod odd_files;
+mod options;
 mod page;
 mod process;
 mod ranks;

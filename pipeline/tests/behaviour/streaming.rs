@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use dataset::augment::LargeScaleJitter;
 use dataset::order::World;
-use dataset::prompt::{PromptKind, PromptRecipe};
+use dataset::prompt::PromptRecipe;
 use dataset::raster::{MASK_THRESHOLD, Mask255};
 use pipeline::{Batch, Dataset, EvalStream, Position, StreamError, TrainRecipe, TrainStream};
 
@@ -20,12 +20,10 @@ fn recipe() -> TrainRecipe {
         flip_probability: 0.5,
         jitter: Some(LargeScaleJitter { output_size: SIZE, scale_range: [0.1, 2.0] }),
         output_size: SIZE,
-        prompts: PromptRecipe {
-            kinds: vec![PromptKind::Box, PromptKind::Points, PromptKind::NoiseMask],
-            num_points: 10,
-        },
+        prompts: PromptRecipe::default(),
         min_foreground_pixels: None,
         augment_copies: None,
+        color_jitter: None,
         threads: 2,
         prefetch_batches: 2,
     }

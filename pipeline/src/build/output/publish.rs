@@ -127,7 +127,8 @@ impl Output {
         }
     }
 
-    fn remove(&self, paths: &[String]) -> Result<(), BuildError> {
+    /// Removes files; those that are gone already are no error.
+    pub(in super::super) fn remove(&self, paths: &[String]) -> Result<(), BuildError> {
         if let Some(folder) = &self.folder {
             return paths.iter().try_for_each(|path| folder.remove(path));
         }

@@ -52,7 +52,8 @@ pub(in super::super) fn facts_of(
     let open = || {
         let builder = ParquetRecordBatchReaderBuilder::try_new(file)?;
         let schema = builder.parquet_schema();
-        let projection = ProjectionMask::columns(schema, COLUMNS.iter().chain(&GEOMETRY_COLUMNS).copied());
+        let projection =
+            ProjectionMask::columns(schema, COLUMNS.iter().chain(&GEOMETRY_COLUMNS).copied());
         builder.with_projection(projection).build()
     };
     let batches = open().map_err(|source| ShardError::parquet(path.display(), source))?;

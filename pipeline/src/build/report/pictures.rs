@@ -135,7 +135,7 @@ fn draw_outline(image: &mut RgbImage, outline: &[bool]) {
 
 /// `None` where a file cannot be decoded, which the build itself has excluded.
 fn picture(fact: &RowFacts, image: &[u8], mask: &[u8]) -> Option<Picture> {
-    let limits = DecodeLimits::default();
+    let limits = DecodeLimits::none();
     let (image, mask) = (decode_image(image, &limits).ok()?, decode_mask(mask, &limits).ok()?);
     let (height, width) = (image.height as u32, image.width as u32);
     let image = RgbImage::from_raw(width, height, image.pixels)?;
