@@ -1,5 +1,7 @@
 //! Horizontal flip and large-scale jitter: draw the parameters, then apply them.
 
+use std::ops::Range;
+
 use rand::{Rng, RngExt};
 
 use crate::raster::{Mask255, RgbRaster};
@@ -78,28 +80,83 @@ impl LargeScaleJitter {
         image: &RgbRaster,
         mask: &Mask255,
     ) -> (RgbRaster, Mask255) {
-        let size = self.output_size;
-        let scaled = self.scaled_size(params.random_scale, (image.height, image.width));
-        let kept = |offset: usize, scaled: usize| offset.min(scaled)..(offset + size).min(scaled);
-        let rows = kept(params.crop_offset_yx[0], scaled.0);
-        let columns = kept(params.crop_offset_yx[1], scaled.1);
+        let mut target = Target::new(self.output_size);
+        self.apply_into(params, false, image, mask, &mut target.views());
+        target.into_pair()
+    }
 
-        let mut pixels = vec![IMAGE_PADDING; size * size * 3];
-        Bilinear::new((image.height, image.width), scaled, rows.clone(), columns.clone())
-            .for_each_row::<3, u8>(&image.pixels, |row, values| {
-                truncate(values, &mut pixels[row * size * 3..]);
-            });
-        let mut mask_pixels = vec![0; size * size];
-        Bilinear::new((mask.height, mask.width), scaled, rows, columns).for_each_row::<1, u8>(
-            &mask.pixels,
-            |row, values| {
-                round(values, &mut mask_pixels[row * size..]);
-            },
-        );
-        (
-            RgbRaster { height: size, width: size, pixels },
-            Mask255 { height: size, width: size, pixels: mask_pixels },
-        )
+    /// As [`LargeScaleJitter::apply`] on a pair that was first mirrored if `flip` says so, written
+    /// over whatever is in `target`, whose side is `output_size`.
+    ///
+    /// The scaled size follows from the mask's, so that an image that was shrunk while it was
+    /// decoded gives the same crop.
+    pub fn apply_into(
+        &self,
+        params: &JitterParams,
+        flip: bool,
+        image: &RgbRaster,
+        mask: &Mask255,
+        target: &mut PairMut<'_>,
+    ) {
+        let part = self.part(params, (mask.height, mask.width));
+        part.of_image(flip, image, target.side, target.image);
+        part.of_mask(flip, mask, target.side, target.mask);
+    }
+
+    /// The mask of [`LargeScaleJitter::apply_into`] alone.
+    pub fn apply_to_mask(
+        &self,
+        params: &JitterParams,
+        flip: bool,
+        mask: &Mask255,
+        target: &mut [u8],
+    ) {
+        let part = self.part(params, (mask.height, mask.width));
+        part.of_mask(flip, mask, self.output_size, target);
+    }
+
+    fn part(&self, params: &JitterParams, size_hw: (usize, usize)) -> Part {
+        let scaled = self.scaled_size(params.random_scale, size_hw);
+        let kept = |offset: usize, scaled: usize| {
+            offset.min(scaled)..(offset + self.output_size).min(scaled)
+        };
+        let [top, left] = params.crop_offset_yx;
+        Part { scaled, rows: kept(top, scaled.0), columns: kept(left, scaled.1) }
+    }
+}
+
+/// An image and a mask of the same square size to be written: `side * side * 3` and `side * side`
+/// values, row by row.
+pub struct PairMut<'a> {
+    /// Rows and columns.
+    pub side: usize,
+    /// Red, green, blue.
+    pub image: &'a mut [u8],
+    /// 0 is background, 255 is foreground.
+    pub mask: &'a mut [u8],
+}
+
+/// The memory of a [`PairMut`].
+struct Target {
+    image: RgbRaster,
+    mask: Mask255,
+}
+
+impl Target {
+    fn new(side: usize) -> Self {
+        Self {
+            image: RgbRaster { height: side, width: side, pixels: vec![0; side * side * 3] },
+            mask: Mask255 { height: side, width: side, pixels: vec![0; side * side] },
+        }
+    }
+
+    fn views(&mut self) -> PairMut<'_> {
+        let side = self.image.width;
+        PairMut { side, image: &mut self.image.pixels, mask: &mut self.mask.pixels }
+    }
+
+    fn into_pair(self) -> (RgbRaster, Mask255) {
+        (self.image, self.mask)
     }
 }
 
@@ -107,20 +164,55 @@ impl LargeScaleJitter {
 /// aspect, bilinear without antialias.
 #[must_use]
 pub fn stretch(image: &RgbRaster, mask: &Mask255, size: usize) -> (RgbRaster, Mask255) {
-    let mut pixels = vec![0; size * size * 3];
-    Bilinear::whole((image.height, image.width), (size, size))
-        .for_each_row::<3, u8>(&image.pixels, |row, values| {
-            truncate(values, &mut pixels[row * size * 3..])
+    let mut target = Target::new(size);
+    stretch_into(false, image, mask, &mut target.views());
+    target.into_pair()
+}
+
+/// As [`stretch`] on a pair that was first mirrored if `flip` says so, written over whatever is in
+/// `target`.
+pub fn stretch_into(flip: bool, image: &RgbRaster, mask: &Mask255, target: &mut PairMut<'_>) {
+    let side = target.side;
+    let whole = Part { scaled: (side, side), rows: 0..side, columns: 0..side };
+    whole.of_image(flip, image, side, target.image);
+    whole.of_mask(flip, mask, side, target.mask);
+}
+
+/// What is resized to what, and which rows and columns of that come to the top left of the target,
+/// the rest of which is padding.
+struct Part {
+    scaled: (usize, usize),
+    rows: Range<usize>,
+    columns: Range<usize>,
+}
+
+impl Part {
+    fn plan(&self, flip: bool, source_hw: (usize, usize)) -> Bilinear {
+        let plan = Bilinear::new(source_hw, self.scaled, self.rows.clone(), self.columns.clone());
+        if flip { plan.mirrored() } else { plan }
+    }
+
+    fn of_image(&self, flip: bool, image: &RgbRaster, side: usize, target: &mut [u8]) {
+        let (kept, line) = (self.columns.len() * 3, side * 3);
+        let plan = self.plan(flip, (image.height, image.width));
+        plan.for_each_blend::<3, u8>(&image.pixels, |row, blend| {
+            let (values, right) = target[row * line..(row + 1) * line].split_at_mut(kept);
+            truncate(blend.values(), values);
+            right.fill(IMAGE_PADDING);
         });
-    let mut mask_pixels = vec![0; size * size];
-    Bilinear::whole((mask.height, mask.width), (size, size))
-        .for_each_row::<1, u8>(&mask.pixels, |row, values| {
-            round(values, &mut mask_pixels[row * size..])
+        target[self.rows.len() * line..].fill(IMAGE_PADDING);
+    }
+
+    fn of_mask(&self, flip: bool, mask: &Mask255, side: usize, target: &mut [u8]) {
+        let plan = self.plan(flip, (mask.height, mask.width));
+        plan.for_each_blend::<1, u8>(&mask.pixels, |row, blend| {
+            let (values, right) =
+                target[row * side..(row + 1) * side].split_at_mut(self.columns.len());
+            round(blend.values(), values);
+            right.fill(0);
         });
-    (
-        RgbRaster { height: size, width: size, pixels },
-        Mask255 { height: size, width: size, pixels: mask_pixels },
-    )
+        target[self.rows.len() * side..].fill(0);
+    }
 }
 
 /// Adding it to a float32 of 0 to 255 leaves the value, rounded to the nearest whole number (halves
@@ -129,8 +221,8 @@ const ROUNDING: f32 = (1_u32 << 23) as f32;
 
 /// As `astype(uint8)`: drops the fraction. Values are 0 to 255.
 #[inline(always)]
-fn truncate(values: &[f32], target: &mut [u8]) {
-    for (target, &value) in target.iter_mut().zip(values) {
+fn truncate(values: impl Iterator<Item = f32>, target: &mut [u8]) {
+    for (target, value) in target.iter_mut().zip(values) {
         let nearest = (value + ROUNDING) - ROUNDING;
         let floor = if nearest > value { nearest - 1.0 } else { nearest };
         *target = (floor + ROUNDING).to_bits() as u8;
@@ -139,7 +231,7 @@ fn truncate(values: &[f32], target: &mut [u8]) {
 
 /// To the nearest whole number. Values are 0 to 255.
 #[inline(always)]
-fn round(values: &[f32], target: &mut [u8]) {
+fn round(values: impl Iterator<Item = f32>, target: &mut [u8]) {
     for (target, value) in target.iter_mut().zip(values) {
         *target = (value + ROUNDING).to_bits() as u8;
     }
@@ -175,13 +267,13 @@ mod tests {
     fn quantisation_equals_the_plain_casts() {
         let values: Vec<f32> = (0..=255 * 64).map(|value| value as f32 / 64.0).collect();
         let (mut truncated, mut rounded) = (vec![0; values.len()], vec![0; values.len()]);
-        truncate(&values, &mut truncated);
-        round(&values, &mut rounded);
+        truncate(values.iter().copied(), &mut truncated);
+        round(values.iter().copied(), &mut rounded);
         for ((value, truncated), rounded) in values.iter().zip(truncated).zip(rounded) {
             assert_eq!((truncated, rounded), (*value as u8, value.round_ties_even() as u8));
         }
         let mut just_below = [0; 2];
-        truncate(&[254.999_98, 0.999_999_94], &mut just_below);
+        truncate([254.999_98, 0.999_999_94].into_iter(), &mut just_below);
         assert_eq!(just_below, [254, 0]);
     }
 
@@ -210,6 +302,24 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_flip_on_the_way_equals_one_before() {
+        let (image, mask) = aligned_pair(7, 11, 4);
+        let jitter = LargeScaleJitter { output_size: 9, scale_range: [0.1, 2.0] };
+        let params = JitterParams { random_scale: 1.3, crop_offset_yx: [0, 2] };
+        let mut target = Target::new(9);
+        target.views().image.fill(7);
+        target.views().mask.fill(7);
+        jitter.apply_into(&params, true, &image, &mask, &mut target.views());
+        let (mut flipped, mut flipped_mask) = (image.clone(), mask.clone());
+        flip_horizontal(&mut flipped, &mut flipped_mask);
+        assert!(target.into_pair() == jitter.apply(&params, &flipped, &flipped_mask));
+
+        let mut target = Target::new(9);
+        stretch_into(true, &image, &mask, &mut target.views());
+        assert!(target.into_pair() == stretch(&flipped, &flipped_mask, 9));
     }
 
     #[test]

@@ -32,6 +32,23 @@ pub(crate) struct Bilinear {
     columns: Vec<Tap>,
 }
 
+/// Two source rows stretched to the target's width, and the weight of the one below: what a target
+/// row is blended from.
+pub(crate) struct Blend<'a> {
+    above: &'a [f32],
+    below: &'a [f32],
+    weight: f32,
+}
+
+impl Blend<'_> {
+    /// The values of the target row.
+    #[inline(always)]
+    pub(crate) fn values(&self) -> impl Iterator<Item = f32> {
+        let (low, high) = (1.0 - self.weight, self.weight);
+        self.above.iter().zip(self.below).map(move |(above, below)| above * low + below * high)
+    }
+}
+
 impl Bilinear {
     /// Plans the resampling. All sizes are at least 1.
     pub(crate) fn new(
@@ -52,30 +69,52 @@ impl Bilinear {
         Self::new(source_hw, target_hw, 0..target_hw.0, 0..target_hw.1)
     }
 
-    /// Calls `emit(row, values)` for each kept row in order, `values` holding `CHANNELS` values
-    /// per kept column. `source` is row by row with interleaved channels.
-    ///
-    /// Compiled once more for processors with AVX2, `emit` included; the values are the same bits.
-    pub(crate) fn for_each_row<const CHANNELS: usize, T: Copy + Into<f32>>(
-        &self,
-        source: &[T],
-        emit: impl FnMut(usize, &[f32]),
-    ) {
-        pulp::Arch::new().dispatch(|| self.rows::<CHANNELS, T>(source, emit));
+    /// The same of the source mirrored left to right, which then need not be done.
+    pub(crate) fn mirrored(mut self) -> Self {
+        let last = self.source_width - 1;
+        for tap in &mut self.columns {
+            (tap.low, tap.high) = (last - tap.low, last - tap.high);
+        }
+        self
     }
 
-    #[inline(always)]
-    fn rows<const CHANNELS: usize, T: Copy + Into<f32>>(
+    /// Calls `emit(row, values)` for each kept row in order, `values` holding `CHANNELS` values
+    /// per kept column. `source` is row by row with interleaved channels.
+    pub(crate) fn for_each_row<const CHANNELS: usize, T: Copy + Into<f32>>(
         &self,
         source: &[T],
         mut emit: impl FnMut(usize, &[f32]),
     ) {
+        let mut values = vec![0.0; self.columns.len() * CHANNELS];
+        self.for_each_blend::<CHANNELS, T>(source, |row, blend| {
+            values.iter_mut().zip(blend.values()).for_each(|(value, blended)| *value = blended);
+            emit(row, &values);
+        });
+    }
+
+    /// Calls `emit(row, blend)` for each kept row in order, with `CHANNELS` values per kept column.
+    ///
+    /// Compiled once more for processors with AVX2, `emit` included; the values are the same bits.
+    pub(crate) fn for_each_blend<const CHANNELS: usize, T: Copy + Into<f32>>(
+        &self,
+        source: &[T],
+        emit: impl FnMut(usize, Blend<'_>),
+    ) {
+        pulp::Arch::new().dispatch(|| self.blends::<CHANNELS, T>(source, emit));
+    }
+
+    #[inline(always)]
+    fn blends<const CHANNELS: usize, T: Copy + Into<f32>>(
+        &self,
+        source: &[T],
+        mut emit: impl FnMut(usize, Blend<'_>),
+    ) {
         let length = self.columns.len() * CHANNELS;
+        let mut stretch = Stretch::<CHANNELS>::new(&self.columns);
         // When enlarging, neighbouring target rows read the same two source rows: both are kept,
         // stretched to the target's width.
-        let mut above = StretchedRow { index: usize::MAX, values: vec![0.0; length] };
-        let mut below = StretchedRow { index: usize::MAX, values: vec![0.0; length] };
-        let mut blended = vec![0.0; length];
+        let mut above = StretchedRow::new(length);
+        let mut below = StretchedRow::new(length);
         for (row, tap) in self.rows.iter().enumerate() {
             if above.index != tap.low {
                 std::mem::swap(&mut above, &mut below);
@@ -84,28 +123,60 @@ impl Bilinear {
                 if line.index != index {
                     let from = index * self.source_width * CHANNELS;
                     let pixels = &source[from..from + self.source_width * CHANNELS];
-                    self.stretch_row::<CHANNELS, T>(pixels, &mut line.values);
+                    stretch.row(pixels, &mut line.values);
                     line.index = index;
                 }
             }
-            let (low, high) = (1.0 - tap.weight, tap.weight);
-            for ((value, above), below) in blended.iter_mut().zip(&above.values).zip(&below.values)
-            {
-                *value = above * low + below * high;
+            let (above, below) = (&above.values[..length], &below.values[..length]);
+            emit(row, Blend { above, below, weight: tap.weight });
+        }
+    }
+}
+
+/// Stretches source rows to the target's width.
+struct Stretch<'a, const CHANNELS: usize> {
+    columns: &'a [Tap],
+    /// First source column that is read.
+    first: usize,
+    /// The source columns that are read as float32, four to a pixel so that a pixel is one vector;
+    /// empty when shrinking, which reads most of them once or never.
+    wide: Vec<[f32; 4]>,
+}
+
+impl<'a, const CHANNELS: usize> Stretch<'a, CHANNELS> {
+    fn new(columns: &'a [Tap]) -> Self {
+        let ends = || columns.iter().flat_map(|tap| [tap.low, tap.high]);
+        let (first, last) = (ends().min().unwrap_or(0), ends().max().unwrap_or(0));
+        let enlarges = CHANNELS > 1 && columns.len() > last - first;
+        Self { columns, first, wide: vec![[0.0; 4]; if enlarges { last + 1 - first } else { 0 }] }
+    }
+
+    #[inline(always)]
+    fn row<T: Copy + Into<f32>>(&mut self, pixels: &[T], values: &mut [f32]) {
+        let (pixels, _) = pixels.as_chunks::<CHANNELS>();
+        if self.wide.is_empty() {
+            self.narrow_row(pixels, values);
+            return;
+        }
+        for (wide, pixel) in self.wide.iter_mut().zip(&pixels[self.first..]) {
+            for channel in 0..CHANNELS {
+                wide[channel] = pixel[channel].into();
             }
-            emit(row, &blended);
+        }
+        for (index, tap) in self.columns.iter().enumerate() {
+            let (low, high) = (self.wide[tap.low - self.first], self.wide[tap.high - self.first]);
+            let value: [f32; 4] = std::array::from_fn(|channel| {
+                low[channel] * (1.0 - tap.weight) + high[channel] * tap.weight
+            });
+            // Four at once, of which the next pixel overwrites those beyond its own channels.
+            values[index * CHANNELS..index * CHANNELS + 4].copy_from_slice(&value);
         }
     }
 
     #[inline(always)]
-    fn stretch_row<const CHANNELS: usize, T: Copy + Into<f32>>(
-        &self,
-        pixels: &[T],
-        values: &mut [f32],
-    ) {
-        let (pixels, _) = pixels.as_chunks::<CHANNELS>();
+    fn narrow_row<T: Copy + Into<f32>>(&self, pixels: &[[T; CHANNELS]], values: &mut [f32]) {
         let (values, _) = values.as_chunks_mut::<CHANNELS>();
-        for (value, tap) in values.iter_mut().zip(&self.columns) {
+        for (value, tap) in values.iter_mut().zip(self.columns) {
             let (low, high) = (&pixels[tap.low], &pixels[tap.high]);
             for channel in 0..CHANNELS {
                 let (low, high): (f32, f32) = (low[channel].into(), high[channel].into());
@@ -121,8 +192,17 @@ struct StretchedRow {
     values: Vec<f32>,
 }
 
+impl StretchedRow {
+    /// Room for four more values, because pixels are written four values at a time.
+    fn new(length: usize) -> Self {
+        Self { index: usize::MAX, values: vec![0.0; length + 4] }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn resize(source: &[u8], source_hw: (usize, usize), target_hw: (usize, usize)) -> Vec<f32> {
@@ -154,5 +234,59 @@ mod tests {
         let expected: Vec<f32> =
             (3..9).flat_map(|y| whole[y * 13 + 4..y * 13 + 10].to_vec()).collect();
         assert_eq!(part, expected);
+    }
+
+    /// The formula, value by value.
+    fn plainly(
+        source: &[u8],
+        source_hw: (usize, usize),
+        target_hw: (usize, usize),
+        mirrored: bool,
+    ) -> Vec<f32> {
+        let (rows, columns) = (
+            taps(source_hw.0, target_hw.0, 0..target_hw.0),
+            taps(source_hw.1, target_hw.1, 0..target_hw.1),
+        );
+        let mut values = Vec::new();
+        for row in &rows {
+            for column in &columns {
+                for channel in 0..3 {
+                    let at = |y: usize, x: usize| {
+                        let x = if mirrored { source_hw.1 - 1 - x } else { x };
+                        f32::from(source[(y * source_hw.1 + x) * 3 + channel])
+                    };
+                    let across = |y: usize| {
+                        at(y, column.low) * (1.0 - column.weight)
+                            + at(y, column.high) * column.weight
+                    };
+                    values
+                        .push(across(row.low) * (1.0 - row.weight) + across(row.high) * row.weight);
+                }
+            }
+        }
+        values
+    }
+
+    proptest! {
+        #[test]
+        fn every_way_to_the_values_gives_the_same_bits(
+            height in 1_usize..20,
+            width in 1_usize..20,
+            target_hw in (1_usize..40, 1_usize..40),
+            mirrored: bool,
+            seed: u8,
+        ) {
+            let source: Vec<u8> =
+                (0..height * width * 3).map(|at| (at * 89 + at * at + seed as usize) as u8).collect();
+            let bilinear = Bilinear::whole((height, width), target_hw);
+            let bilinear = if mirrored { bilinear.mirrored() } else { bilinear };
+            let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+            let expected = bits(&plainly(&source, (height, width), target_hw, mirrored));
+            let (mut fast, mut portable) = (Vec::new(), Vec::new());
+            bilinear.for_each_blend::<3, u8>(&source, |_, blend| fast.extend(blend.values()));
+            bilinear.blends::<3, u8>(&source, |_, blend| portable.extend(blend.values()));
+            prop_assert_eq!(bits(&fast), expected.clone());
+            prop_assert_eq!(bits(&portable), expected);
+        }
     }
 }

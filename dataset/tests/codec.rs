@@ -3,9 +3,9 @@
 use std::io::Cursor;
 
 use dataset::codec::{
-    DecodeLimits, MaskValues, decode_image, decode_mask, decode_mask_as, encode_mask_png,
+    DecodeLimits, ImageFile, MaskValues, decode_image, decode_mask, decode_mask_as, encode_mask_png,
 };
-use dataset::raster::Mask255;
+use dataset::raster::{Mask255, RgbRaster};
 use dataset::verify::RejectReason;
 use image::codecs::jpeg::JpegEncoder;
 use image::{DynamicImage, GrayAlphaImage, GrayImage, ImageBuffer, ImageFormat, Luma, LumaA, Rgb};
@@ -99,6 +99,51 @@ fn colour_modes_of_images_become_rgb() {
     assert_eq!(decode_image(&png(deep), &limits()).unwrap().pixels[..3], [255, 100, 0]);
     let palette = decode_image(include_bytes!("fixtures/voc_palette.png"), &limits()).unwrap();
     assert_eq!(palette.pixels[(3 * 16 + 4) * 3..][..3], [128, 0, 0]);
+}
+
+/// The published code reads JPEG files with libjpeg-turbo. `fixtures/texture_*.png` are what Pillow
+/// 13.0 with libjpeg-turbo 3 makes of the files beside them.
+#[test]
+fn jpeg_pixels_are_those_of_libjpeg_turbo() {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+    for name in ["420", "422", "444", "420_progressive", "420_restarts", "grey"] {
+        let read = |kind: &str| std::fs::read(format!("{fixtures}/texture_{name}.{kind}")).unwrap();
+        let found = decode_image(&read("jpg"), &limits()).unwrap();
+        let expected = decode_image(&read("png"), &limits()).unwrap();
+        assert_eq!((found.height, found.width), (37, 45));
+        let differs = |(a, b): (&u8, &u8)| a.abs_diff(*b);
+        let most = found.pixels.iter().zip(&expected.pixels).map(differs).max();
+        assert_eq!(most, Some(0), "{name}");
+    }
+}
+
+#[test]
+fn a_scaled_decode_is_as_large_as_asked_and_a_mean_of_the_pixels() {
+    let bytes = include_bytes!("fixtures/texture_420.jpg");
+    let scaled = |wanted| ImageFile::open(bytes, &limits()).unwrap().decode_scaled(wanted).unwrap();
+    let size = |image: &RgbRaster| (image.height, image.width);
+    assert_eq!(ImageFile::open(bytes, &limits()).unwrap().size_hw(), (37, 45));
+    assert_eq!(size(&scaled((5, 6))), (5, 6));
+    assert_eq!(size(&scaled((6, 6))), (10, 12));
+    assert_eq!(size(&scaled((10, 12))), (10, 12));
+    assert_eq!(size(&scaled((10, 13))), (19, 23));
+    assert_eq!(scaled((20, 1)), decode_image(bytes, &limits()).unwrap());
+    assert_eq!(size(&scaled((100, 100))), (37, 45));
+    let mean = |image: &RgbRaster| {
+        image.pixels.iter().map(|&value| f64::from(value)).sum::<f64>() / image.pixels.len() as f64
+    };
+    let whole = mean(&scaled((37, 45)));
+    assert!((mean(&scaled((19, 23))) - whole).abs() < 3.0);
+    // Turned by the camera: the sizes are those of the upright picture.
+    let turned = with_orientation(bytes, 6);
+    let file = ImageFile::open(&turned, &limits()).unwrap();
+    assert_eq!(file.size_hw(), (45, 37));
+    assert_eq!(size(&file.decode_scaled((12, 10)).unwrap()), (12, 10));
+    // Files that cannot be scaled are decoded whole.
+    let plain = png(two_halves());
+    let file = ImageFile::open(&plain, &limits()).unwrap();
+    assert_eq!(file.size_hw(), (8, 16));
+    assert_eq!(size(&file.decode_scaled((1, 2)).unwrap()), (8, 16));
 }
 
 /// Where the upright pixel (x, y) lies in a file of that orientation, after the EXIF standard's

@@ -43,5 +43,6 @@ pub use build::{BuildConfig, BuildError, BuildOutcome, BuildReport, build, build
 pub use config::{ConfigError, load_config};
 pub use manifest::Manifest;
 pub use stream::{
-    Batch, Dataset, EvalSample, EvalStream, Position, StreamError, TrainRecipe, TrainStream,
+    Batch, Dataset, DecodeMode, EvalSample, EvalStream, Position, StreamError, TrainRecipe,
+    TrainStream,
 };

@@ -92,6 +92,10 @@ pub struct DataSection {
     /// Batches prepared ahead of the training step.
     #[serde(default = "default_prefetch")]
     pub prefetch_batches: usize,
+    /// How image files are decoded: `exact`, as published, or `scaled`, which is faster for large
+    /// pictures that the jitter shrinks but changes their pixels.
+    #[serde(default)]
+    pub decode: pipeline::DecodeMode,
 }
 
 fn default_train_split() -> String {

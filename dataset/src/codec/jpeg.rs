@@ -33,6 +33,15 @@ const PRECISION: u8 = 8;
 /// asked. Walking the markers skips thumbnails inside segments, which have an end marker of their
 /// own.
 pub(super) fn check(bytes: &[u8]) -> Result<(), RejectReason> {
+    walk(bytes, false)
+}
+
+/// [`check`] of the headers before the first scan only, for a decoder that notices missing data.
+pub(super) fn check_headers(bytes: &[u8]) -> Result<(), RejectReason> {
+    walk(bytes, true)
+}
+
+fn walk(bytes: &[u8], headers_only: bool) -> Result<(), RejectReason> {
     let mut at = 0;
     let mut scans = 0;
     loop {
@@ -52,6 +61,9 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), RejectReason> {
                     check_frame(code, segment)?;
                 }
                 scans += usize::from(code == START_OF_SCAN);
+                if headers_only && scans > 0 {
+                    return Ok(());
+                }
                 at += 1 + segment.len();
             }
         }

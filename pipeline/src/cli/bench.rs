@@ -7,7 +7,7 @@ use std::time::Instant;
 use clap::{Args, Subcommand};
 use dataset::codec::{DecodeLimits, decode_image, decode_mask};
 use dataset::order::World;
-use pipeline::{Dataset, Position, TrainRecipe, TrainStream};
+use pipeline::{Dataset, DecodeMode, Position, TrainRecipe, TrainStream};
 use serde::Serialize;
 
 use super::CliResult;
@@ -40,6 +40,9 @@ struct StreamArguments {
     /// Samples that are timed, after a batch that is not.
     #[arg(long, default_value_t = 800)]
     samples: u64,
+    /// How image files are decoded: `exact` as published, or `scaled` while decoding.
+    #[arg(long, value_enum, default_value = "exact")]
+    decode: DecodeMode,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -54,6 +57,9 @@ struct StreamSpeed {
     samples: u64,
     samples_per_second: f64,
     samples_per_second_per_thread: f64,
+    /// Milliseconds of processor time per sample, of all threads of the process together: what a
+    /// busy machine does not distort.
+    cpu_ms: f64,
     /// Milliseconds of one thread per sample, everything included.
     sample_ms: f64,
     /// Of these, for decoding the image alone.
@@ -62,6 +68,10 @@ struct StreamSpeed {
     decode_mask_ms: f64,
     /// All milliseconds over those of decoding: 1 would be decoding and nothing else.
     times_decoding: f64,
+    /// Resident memory, MiB, at the end of each epoch that was seen to its end.
+    resident_mib_by_epoch: Vec<u64>,
+    /// The most memory that was resident at any time, MiB.
+    peak_resident_mib: u64,
 }
 
 pub(super) fn run(arguments: &BenchArguments) -> CliResult {
@@ -77,18 +87,22 @@ pub(super) fn run(arguments: &BenchArguments) -> CliResult {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
     };
-    let (samples, seconds) = stream(&dataset, arguments, rows, threads)?;
-    let samples_per_second = samples as f64 / seconds;
+    let streamed = stream(&dataset, arguments, rows, threads)?;
+    let samples = streamed.samples;
+    let samples_per_second = samples as f64 / streamed.seconds;
     let sample_ms = 1e3 * threads as f64 / samples_per_second;
     let speed = StreamSpeed {
         threads,
         samples,
         samples_per_second,
         samples_per_second_per_thread: samples_per_second / threads as f64,
+        cpu_ms: streamed.cpu_seconds * 1e3 / samples.max(1) as f64,
         sample_ms,
         decode_image_ms,
         decode_mask_ms,
         times_decoding: sample_ms / (decode_image_ms + decode_mask_ms),
+        resident_mib_by_epoch: streamed.resident_mib_by_epoch,
+        peak_resident_mib: status_mib("VmHWM:"),
     };
     let mut out = io::stdout().lock();
     if arguments.json {
@@ -105,6 +119,11 @@ pub(super) fn run(arguments: &BenchArguments) -> CliResult {
         "{sample_ms:.2} ms a sample and thread, {decode_image_ms:.2} of them to decode the image and \
          {decode_mask_ms:.2} the mask: {:.2} times decoding alone",
         speed.times_decoding
+    )?;
+    writeln!(
+        out,
+        "{:.2} ms of processor time a sample; at most {} MiB resident, by epoch {:?}",
+        speed.cpu_ms, speed.peak_resident_mib, speed.resident_mib_by_epoch
     )?;
     Ok(())
 }
@@ -131,26 +150,62 @@ fn decode_alone(
     Ok((seconds.0 * per_row, seconds.1 * per_row))
 }
 
-/// Samples and seconds, after one batch that is not counted. Batches are taken and dropped, so
-/// nothing but the stream works.
+/// What was seen of a stream.
+struct Streamed {
+    samples: u64,
+    seconds: f64,
+    cpu_seconds: f64,
+    resident_mib_by_epoch: Vec<u64>,
+}
+
+/// Streams after one batch that is not counted. Batches are taken and dropped, so nothing but the
+/// stream works.
 fn stream(
     dataset: &Arc<Dataset>,
     arguments: &StreamArguments,
     rows: u64,
     threads: usize,
-) -> Result<(u64, f64), Box<dyn std::error::Error>> {
+) -> Result<Streamed, Box<dyn std::error::Error>> {
     let global_batch = if rows < BATCH as u64 { 1 } else { BATCH };
     let published = TrainRecipe::published(&arguments.split, 42, global_batch);
-    let recipe = TrainRecipe { threads, ..published };
+    let recipe = TrainRecipe { threads, decode: arguments.decode, ..published };
     let start = Position { epoch: 0, step: 0 };
     let world = World::new(0, 1)?;
     let mut stream = TrainStream::new(Arc::clone(dataset), recipe, world, start, u64::MAX)?;
     stream.next_batch()?;
-    let mut samples = 0;
-    let started = Instant::now();
+    let (mut samples, mut epoch, mut resident_mib_by_epoch) = (0, 0, Vec::new());
+    let (started, cpu_started) = (Instant::now(), cpu_seconds());
     while samples < arguments.samples {
         let Some(batch) = stream.next_batch()? else { break };
         samples += batch.sample_ids.len() as u64;
+        if batch.epoch > epoch {
+            epoch = batch.epoch;
+            resident_mib_by_epoch.push(status_mib("VmRSS:"));
+        }
     }
-    Ok((samples, started.elapsed().as_secs_f64()))
+    Ok(Streamed {
+        samples,
+        seconds: started.elapsed().as_secs_f64(),
+        cpu_seconds: cpu_seconds() - cpu_started,
+        resident_mib_by_epoch,
+    })
+}
+
+/// Processor time of this process so far, as Linux counts it in hundredths of a second; 0
+/// elsewhere.
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    // User and system time are the 12th and 13th fields after the name, which ends with the last
+    // parenthesis.
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = after_name.split_whitespace().skip(11).take(2);
+    ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}
+
+/// A line of `/proc/self/status` that is given in KiB, in MiB; 0 where there is none.
+fn status_mib(name: &str) -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(name));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) / 1024
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use dataset::augment::LargeScaleJitter;
 use dataset::order::World;
 use dataset::prompt::{Prompt, PromptKind};
-use pipeline::{Batch, Dataset, Position, TrainRecipe, TrainStream};
+use pipeline::{Batch, Dataset, DecodeMode, Position, TrainRecipe, TrainStream};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -44,6 +44,9 @@ pub(super) struct TraceArguments {
     /// Height and width of a sample.
     #[arg(long, default_value_t = 1024)]
     size: usize,
+    /// How image files are decoded: `exact` as published, or `scaled` while decoding.
+    #[arg(long, value_enum, default_value = "exact")]
+    decode: DecodeMode,
     /// Decoding threads (default: one per core).
     #[arg(long, default_value_t = 0)]
     threads: usize,
@@ -81,6 +84,7 @@ pub(super) fn run(arguments: &TraceArguments) -> CliResult {
             .jitter
             .map(|jitter| LargeScaleJitter { output_size: arguments.size, ..jitter }),
         output_size: arguments.size,
+        decode: arguments.decode,
         threads: arguments.threads,
         prefetch_batches: 1,
         ..published

@@ -52,17 +52,24 @@ impl EvalStream {
         let threads = if threads == 0 { crate::workers::default_threads() } else { threads };
         let (rank, world_size) = (world.rank as u64, world.world_size as u64);
         let rows = (rank..end).step_by(world.world_size).map(|row| (row, ()));
-        let samples = Samples::start(&dataset, split, rows, threads, |fetched, ()| {
-            let (image, mask) = decode(fetched)?;
-            let sample = &fetched.sample;
-            Ok(EvalSample {
-                row: fetched.split_row,
-                sample_id: sample.sample_id.clone(),
-                source: sample.source.clone(),
-                image,
-                mask,
-            })
-        })?;
+        let samples = Samples::start(
+            &dataset,
+            split,
+            rows,
+            threads,
+            |()| (),
+            |fetched, ()| {
+                let (image, mask) = decode(fetched)?;
+                let sample = &fetched.sample;
+                Ok(EvalSample {
+                    row: fetched.split_row,
+                    sample_id: sample.sample_id.clone(),
+                    source: sample.source.clone(),
+                    image,
+                    mask,
+                })
+            },
+        )?;
         let left = end.saturating_sub(rank).div_ceil(world_size);
         Ok(Self { samples, left, dataset })
     }

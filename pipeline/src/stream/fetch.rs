@@ -25,19 +25,21 @@ pub(super) struct Samples<T> {
 }
 
 impl<T: Send + 'static> Samples<T> {
-    /// Starts to fetch `rows` (pairs of a row and whatever `prepare` needs beside it) and to
-    /// prepare them on `threads` threads.
-    pub(super) fn start<K, I, P>(
+    /// Starts to fetch `rows` (pairs of a row and whatever `equip` needs to know of it) and to
+    /// prepare them on `threads` threads. `equip` gets what `prepare` needs beside the row; it is
+    /// called in the order of the rows, when there is room for one more prepared sample.
+    pub(super) fn start<K, E, I>(
         dataset: &Dataset,
         split: &str,
         rows: I,
         threads: usize,
-        prepare: P,
+        mut equip: impl FnMut(K) -> E + Send + 'static,
+        prepare: impl Fn(&Fetched, E) -> Result<T, StreamError> + Send + Sync + 'static,
     ) -> Result<Self, StreamError>
     where
         K: Send + 'static,
+        E: Send + 'static,
         I: Iterator<Item = (u64, K)> + Send + 'static,
-        P: Fn(&Fetched, K) -> Result<T, StreamError> + Send + Sync + 'static,
     {
         let location = dataset.location().to_owned();
         let (workers, worker_threads) = Workers::start("hqseg-cpu", threads)
@@ -57,7 +59,8 @@ impl<T: Send + 'static> Samples<T> {
                 let prepare = Arc::clone(&prepare);
                 // Room first: a sample is prepared only when it has a place to wait.
                 let Ok(place) = sender.reserve().await else { return };
-                place.send(workers.submit(move || prepare(&fetched?, extra)));
+                let equipment = equip(extra);
+                place.send(workers.submit(move || prepare(&fetched?, equipment)));
             }
         });
         Ok(Self { location, slots: Some(receiver), feeder, _threads: worker_threads })

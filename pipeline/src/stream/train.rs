@@ -13,7 +13,8 @@ use dataset::prompt::{Prompt, PromptRecipe};
 use super::StreamError;
 use super::dataset::Dataset;
 use super::fetch::{Samples, broken};
-use super::sample::{SampleRecipe, TrainSample, prepare};
+use super::pixels::{PixelBuffer, Places, Pool};
+use super::sample::{DecodeMode, Place, SampleRecipe, TrainSample, prepare};
 
 /// What to stream and what to do to each sample.
 #[derive(Clone, Debug)]
@@ -42,6 +43,8 @@ pub struct TrainRecipe {
     pub augment_copies: Option<u64>,
     /// Brightness, contrast, saturation and hue of the image; `None` as published.
     pub color_jitter: Option<ColorJitter>,
+    /// How image files are decoded; exact as published.
+    pub decode: DecodeMode,
     /// Decoding threads; 0 means one per core. Has no influence on any pixel.
     pub threads: usize,
     /// Finished batches to keep ready (at least 1).
@@ -65,6 +68,7 @@ impl TrainRecipe {
             min_foreground_pixels: None,
             augment_copies: None,
             color_jitter: None,
+            decode: DecodeMode::Exact,
             threads: 0,
             prefetch_batches: 2,
         }
@@ -92,9 +96,9 @@ pub struct Batch {
     /// Columns of every sample.
     pub width: usize,
     /// `B, height, width, 3`: RGB, 0..255.
-    pub images: Vec<u8>,
+    pub images: PixelBuffer,
     /// `B, height, width`: 0..255, foreground above [`dataset::raster::MASK_THRESHOLD`].
-    pub masks: Vec<u8>,
+    pub masks: PixelBuffer,
     /// [`PromptRecipe::prompts_per_image`] for each sample, those of the first sample first; one
     /// per sample unless the recipe asks for more. See [`Batch::prompts_of`].
     pub prompts: Vec<Prompt>,
@@ -149,18 +153,21 @@ impl TrainStream {
             start.epoch * steps_per_epoch + start.step..end_epoch.saturating_mul(steps_per_epoch);
         let steps_left = steps.end.saturating_sub(steps.start);
         let sample_recipe = SampleRecipe::from(&recipe);
+        let pools = Pools::new(&recipe, plan.slice.len());
+        let mut places = pools.places(recipe.output_size);
         let samples = Samples::start(
             &dataset,
             &recipe.split,
             plan.clone().rows(steps.clone()),
             threads,
-            move |fetched, epoch| prepare(fetched, epoch, &sample_recipe),
+            move |epoch| (epoch, Place { image: places.0.next(), mask: places.1.next() }),
+            move |fetched, (epoch, place)| prepare(fetched, epoch, place, &sample_recipe),
         )?;
         let (sender, receiver) = sync_channel(recipe.prefetch_batches.max(1));
         let (location, output_size) = (dataset.location().to_owned(), recipe.output_size);
         let assembler = std::thread::Builder::new()
             .name("hqseg-batch".to_owned())
-            .spawn(move || plan.assemble(steps, output_size, samples, &sender, &location))
+            .spawn(move || plan.assemble(steps, &pools, output_size, samples, &sender, &location))
             .map_err(|error| {
                 broken(dataset.location(), format!("cannot start a thread: {error}"))
             })?;
@@ -241,13 +248,24 @@ impl Plan {
     fn assemble(
         &self,
         steps: std::ops::Range<u64>,
+        pools: &Pools,
         output_size: usize,
         mut samples: Samples<TrainSample>,
         sender: &SyncSender<Result<Batch, StreamError>>,
         location: &str,
     ) {
         for step in steps {
-            let mut batch = Batch::empty(step, self.steps_per_epoch, output_size, self.slice.len());
+            let (epoch, step) = (step / self.steps_per_epoch, step % self.steps_per_epoch);
+            let mut batch = Batch {
+                epoch,
+                step,
+                height: output_size,
+                width: output_size,
+                images: PixelBuffer::empty(&pools.images),
+                masks: PixelBuffer::empty(&pools.masks),
+                prompts: Vec::with_capacity(self.slice.len()),
+                sample_ids: Vec::with_capacity(self.slice.len()),
+            };
             for _ in self.slice.clone() {
                 if self.stopped.load(Ordering::Relaxed) {
                     return;
@@ -277,25 +295,31 @@ impl Batch {
         &self.prompts[index * each..(index + 1) * each]
     }
 
-    fn empty(step: u64, steps_per_epoch: u64, size: usize, num_samples: usize) -> Self {
-        let pixels = size * size * num_samples;
-        Self {
-            epoch: step / steps_per_epoch,
-            step: step % steps_per_epoch,
-            height: size,
-            width: size,
-            images: Vec::with_capacity(pixels * 3),
-            masks: Vec::with_capacity(pixels),
-            prompts: Vec::with_capacity(num_samples),
-            sample_ids: Vec::with_capacity(num_samples),
-        }
-    }
-
     fn push(&mut self, sample: TrainSample) {
-        self.images.extend_from_slice(&sample.image.pixels);
-        self.masks.extend_from_slice(&sample.mask.pixels);
+        self.images.append(sample.place.image);
+        self.masks.append(sample.place.mask);
         self.prompts.extend(sample.prompts);
         self.sample_ids.push(sample.sample_id);
+    }
+}
+
+/// The memory of this rank's batches.
+struct Pools {
+    images: Arc<Pool>,
+    masks: Arc<Pool>,
+}
+
+impl Pools {
+    fn new(recipe: &TrainRecipe, num_samples: usize) -> Self {
+        let pixels = recipe.output_size * recipe.output_size * num_samples;
+        // Those that can be free at once: one for each batch that is ready, made or consumed.
+        let most_kept = recipe.prefetch_batches.max(1) + 2;
+        Self { images: Pool::new(pixels * 3, most_kept), masks: Pool::new(pixels, most_kept) }
+    }
+
+    fn places(&self, output_size: usize) -> (Places, Places) {
+        let pixels = output_size * output_size;
+        (Places::new(&self.images, pixels * 3), Places::new(&self.masks, pixels))
     }
 }
 
@@ -310,6 +334,7 @@ impl From<&TrainRecipe> for SampleRecipe {
             augment_copies: recipe.augment_copies,
             prompts: recipe.prompts.clone(),
             color_jitter: recipe.color_jitter,
+            decode: recipe.decode,
         }
     }
 }

@@ -129,7 +129,8 @@ fn check_rows(
     on_rows: &mut impl FnMut(u64),
 ) -> Result<Vec<String>, StreamError> {
     let mut damaged = Vec::new();
-    let mut samples = Samples::start(dataset, split, rows, threads, check_row)?;
+    let columns = |columns| columns;
+    let mut samples = Samples::start(dataset, split, rows, threads, columns, check_row)?;
     while let Some(checked) = samples.next() {
         if let Err(error) = checked {
             damaged.push(error.to_string());

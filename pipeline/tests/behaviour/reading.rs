@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use dataset::augment::LargeScaleJitter;
 use dataset::order::World;
 use futures::stream::BoxStream;
 use object_store::local::LocalFileSystem;
@@ -14,7 +15,7 @@ use object_store::{
     CopyOptions, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
-use pipeline::{Dataset, EvalStream, StreamError};
+use pipeline::{Dataset, EvalStream, Position, StreamError, TrainRecipe, TrainStream};
 
 use crate::support::Collection;
 
@@ -181,6 +182,35 @@ fn a_changed_byte_is_noticed_and_named() {
     assert!(matches!(&error, StreamError::Checksum { row: 2, part: "image", .. }), "{message}");
     assert!(message.contains(&stored.sample_id), "{message}");
     assert!(samples.next().is_none());
+}
+
+#[test]
+fn reading_ahead_waits_for_the_consumer() {
+    let collection = Collection::new(24);
+    collection.build("out");
+    let (recorder, dataset) = Recorder::open(&collection, 0, false);
+    let recipe = TrainRecipe {
+        jitter: Some(LargeScaleJitter { output_size: 64, scale_range: [0.1, 2.0] }),
+        output_size: 64,
+        threads: 1,
+        prefetch_batches: 1,
+        ..TrainRecipe::published("train", 7, 2)
+    };
+    let world = World::new(0, 1).unwrap();
+    let start = Position { epoch: 0, step: 0 };
+    let mut stream = TrainStream::new(Arc::new(dataset), recipe, world, start, 100).unwrap();
+    // One batch ready, one waiting to be, one in the making; two samples and four reads for the
+    // thread, and one of each in its hands.
+    let ahead = 3 * 2 + 2 + 4 + 2;
+    let (mut reads, mut most_ahead) = (0, 0);
+    for consumed in 1..=200 {
+        stream.next_batch().unwrap().unwrap();
+        // Six pages a row; the footers are those that reach the end of a shard.
+        reads += recorder.take().len();
+        most_ahead = most_ahead.max((reads / 6).saturating_sub(consumed * 2));
+        assert!(reads <= (consumed * 2 + ahead) * 6 + 20, "{reads} after {consumed} batches");
+    }
+    assert!(most_ahead > 2, "something is read ahead: {most_ahead}");
 }
 
 #[test]

@@ -6,7 +6,9 @@ use dataset::augment::LargeScaleJitter;
 use dataset::order::World;
 use dataset::prompt::PromptRecipe;
 use dataset::raster::{MASK_THRESHOLD, Mask255};
-use pipeline::{Batch, Dataset, EvalStream, Position, StreamError, TrainRecipe, TrainStream};
+use pipeline::{
+    Batch, Dataset, DecodeMode, EvalStream, Position, StreamError, TrainRecipe, TrainStream,
+};
 
 use crate::support::Collection;
 
@@ -24,6 +26,7 @@ fn recipe() -> TrainRecipe {
         min_foreground_pixels: None,
         augment_copies: None,
         color_jitter: None,
+        decode: DecodeMode::Exact,
         threads: 2,
         prefetch_batches: 2,
     }
@@ -110,12 +113,12 @@ fn ranks_share_the_global_batch() {
                 expected.sample_ids
             );
             assert_eq!(
-                parts().flat_map(|part| part.images.clone()).collect::<Vec<_>>(),
-                expected.images
+                parts().flat_map(|part| part.images.to_vec()).collect::<Vec<_>>(),
+                expected.images[..]
             );
             assert_eq!(
-                parts().flat_map(|part| part.masks.clone()).collect::<Vec<_>>(),
-                expected.masks
+                parts().flat_map(|part| part.masks.to_vec()).collect::<Vec<_>>(),
+                expected.masks[..]
             );
             assert_eq!(
                 parts().flat_map(|part| part.prompts.clone()).collect::<Vec<_>>(),
@@ -177,6 +180,41 @@ fn a_smallest_foreground_redraws_the_jitter() {
     assert!(least(Some(60)) >= 60);
     // What cannot be reached takes the best of ten instead of failing.
     assert!(least(Some(usize::MAX)) > published);
+}
+
+#[test]
+fn a_scaled_decode_changes_the_pixels_of_images_a_little_and_nothing_else() {
+    let (_collection, dataset) = built();
+    let jitter = Some(LargeScaleJitter { output_size: SIZE, scale_range: [0.1, 0.5] });
+    let with =
+        |decode| batches(&dataset, TrainRecipe { decode, jitter, ..recipe() }, (0, 1), (0, 0));
+    let (exact, scaled) = (with(DecodeMode::Exact), with(DecodeMode::Scaled));
+    assert_eq!(exact.len(), scaled.len());
+    for (exact, scaled) in exact.iter().zip(&scaled) {
+        assert!(exact.images != scaled.images);
+        assert!(exact.masks == scaled.masks && exact.prompts == scaled.prompts);
+        let padded = |batch: &Batch| -> Vec<bool> {
+            batch.images.chunks(3).map(|pixel| pixel == [128; 3]).collect()
+        };
+        let moved = padded(exact).iter().zip(padded(scaled)).filter(|(a, b)| **a != *b).count();
+        assert!(moved < 20, "the pictures lie where they lay: {moved}");
+    }
+    // Nothing is shrunk by two, so nothing is decoded differently.
+    let jitter = Some(LargeScaleJitter { output_size: SIZE, scale_range: [1.9, 2.0] });
+    let with =
+        |decode| batches(&dataset, TrainRecipe { decode, jitter, ..recipe() }, (0, 1), (0, 0));
+    assert!(with(DecodeMode::Exact) == with(DecodeMode::Scaled));
+}
+
+#[test]
+fn a_batch_that_is_kept_stays_as_it_was() {
+    let (_collection, dataset) = built();
+    let expected = batches(&dataset, recipe(), (0, 1), (0, 0));
+    let mut stream = stream(&dataset, recipe(), (0, 1), (0, 0)).unwrap();
+    let kept = stream.next_batch().unwrap().unwrap();
+    // The others are dropped at once, and their memory is written over.
+    while stream.next_batch().unwrap().is_some() {}
+    assert!(kept == expected[0]);
 }
 
 #[test]

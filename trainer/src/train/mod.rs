@@ -171,6 +171,7 @@ fn train_recipe(config: &TrainConfig, img_size: usize) -> TrainRecipe {
         },
         min_foreground_pixels: config.augment.min_foreground_pixels,
         augment_copies: config.augment.copies,
+        decode: config.data.decode,
         threads: config.data.threads,
         prefetch_batches: config.data.prefetch_batches,
     }

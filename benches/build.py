@@ -1,0 +1,81 @@
+"""Prints how fast ECSSD is built beside PyPI `datasets` with two processes doing the same work: images
+and masks embedded into Parquet and both decoded once.
+
+    build.py HQSEG RAW [ROUNDS]     see benches/run.sh
+"""
+
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HQSEG, RAW = sys.argv[1], Path(sys.argv[2])
+ROUNDS = int(sys.argv[3]) if len(sys.argv) > 3 else 3
+
+PEER = """
+import io, sys, time
+from pathlib import Path
+import datasets
+from PIL import Image
+datasets.disable_progress_bars()
+
+def verify(row):
+    for part in ("image", "mask"):
+        Image.open(io.BytesIO(row[part]["bytes"])).load()
+    return {"fine": True}
+
+def rows(images):
+    for image in images:
+        mask = image.parent.parent / "ground_truth_mask" / (image.stem + ".png")
+        yield {
+            "image": {"bytes": image.read_bytes(), "path": image.name},
+            "mask": {"bytes": mask.read_bytes(), "path": mask.name},
+        }
+
+raw, folder = Path(sys.argv[1]), sys.argv[2]
+images = sorted((raw / "ECSSD/images").glob("*.jpg"))
+started = time.perf_counter()
+made = datasets.Dataset.from_generator(
+    rows, gen_kwargs={"images": images}, num_proc=2, cache_dir=folder
+)
+made = made.map(verify, num_proc=2)
+made = made.cast_column("image", datasets.Image()).cast_column("mask", datasets.Image())
+made.to_parquet(folder + "/train.parquet")
+print(len(made) / (time.perf_counter() - started))
+"""
+
+
+def peer(folder):
+    command = [sys.executable, "-c", PEER, str(RAW), folder]
+    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def ours(folder, threads):
+    config = Path(folder) / "ecssd.toml"
+    config.write_text(
+        f'output = "{folder}/out"\n\n[[source]]\nname = "ECSSD"\nlayout = "ecssd"\n'
+        f'root = "{RAW}/ECSSD"\nsplit = "train"\n'
+    )
+    started = time.perf_counter()
+    subprocess.run(
+        [HQSEG, "build", str(config), "--threads", str(threads)], check=True, stdout=subprocess.DEVNULL
+    )
+    return 1000 / (time.perf_counter() - started)
+
+
+def main():
+    rows = {"datasets, 2 processes": [], "hqseg, 1 thread": [], "hqseg, 2 threads": []}
+    for _ in range(ROUNDS):
+        for name, run in zip(rows, (peer, lambda folder: ours(folder, 1), lambda folder: ours(folder, 2))):
+            with tempfile.TemporaryDirectory() as folder:
+                rows[name].append(run(folder))
+    middle = {name: statistics.median(found) for name, found in rows.items()}
+    print(f"ECSSD, rows a second, medians of {ROUNDS} interleaved rounds")
+    for name, speed in middle.items():
+        print(f"  {name:<22} {speed:7.0f}   {speed / middle['datasets, 2 processes']:.2f} times datasets")
+    print(f"  2 threads are {middle['hqseg, 2 threads'] / middle['hqseg, 1 thread']:.2f} times as fast as 1 (at least 1.8 wanted)")
+
+
+main()

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Compares `hqseg` with the published loader's steps (stream) and with PyPI `datasets` (build), each
+# pair interleaved in one run on this machine. Puts the Python side into .tools/bench first.
+#
+#   benches/run.sh [stream|build] [ROUNDS]
+#
+# The pictures are real ones: $HQSAM_RAW_DIR (default ../shared/raw) with ECSSD/ and large/{im,gt}.
+source "$(dirname "$0")/../scripts/common.sh"
+what=${1:-all}
+rounds=${2:-5}
+raw=$(realpath "${HQSAM_RAW_DIR:-../shared/raw}")
+[ -d "$raw/ECSSD/images" ] || die "no ECSSD/images in $raw: set HQSAM_RAW_DIR"
+need_pip
+scripts/setup-libtorch.sh cuda-only
+lock bench
+stamp=$(stamp_of benches/requirements.txt scripts/libtorch-cuda.txt)
+if [ "$(cat .tools/bench/.stamp 2> /dev/null)" != "$stamp" ]; then
+    rm -rf .tools/bench
+    mkdir -p .tools
+    python3 -m venv --without-pip .tools/bench
+    packages=.tools/bench/lib/python$(python_version)/site-packages
+    fetch benches/requirements.txt "$packages"
+    echo "$PWD/.libtorch-cuda" > "$packages/libtorch.pth"
+    echo "$stamp" > .tools/bench/.stamp
+fi
+cargo build --locked --release --package dataset --package pipeline
+for bench in stream build; do
+    if [ "$what" = all ] || [ "$what" = "$bench" ]; then
+        .tools/bench/bin/python "benches/$bench.py" target/release/hqseg "$raw" "$rounds"
+    fi
+done
