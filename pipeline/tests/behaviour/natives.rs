@@ -25,7 +25,7 @@ fn native(
 
 /// Every layout, with a few pairs of each.
 pub(crate) fn natives() -> Vec<Native> {
-    saliency().into_iter().chain(others()).collect()
+    [saliency(), others(), own()].into_iter().flatten().collect()
 }
 
 fn saliency() -> Vec<Native> {
@@ -88,13 +88,6 @@ fn saliency() -> Vec<Native> {
 }
 
 fn others() -> Vec<Native> {
-    let instances = r##"{"images": [{"id": 1, "file_name": "a #1.jpg", "height": 50, "width": 60}],
-        "categories": [{"id": 1, "name": "thing"}],
-        "annotations": [
-          {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0,
-           "segmentation": [[10, 10, 40, 12, 38, 41.5]]},
-          {"id": 2, "image_id": 1, "category_id": 1, "iscrowd": 1,
-           "segmentation": {"size": [50, 60], "counts": [100, 200, 2700]}}]}"##;
     vec![
         native(
             Layout::DutOmron,
@@ -123,6 +116,18 @@ fn others() -> Vec<Native> {
             &[("BIG/test/y_seg.png", "another model's")],
             &["test y", "val x_1"],
         ),
+    ]
+}
+
+fn own() -> Vec<Native> {
+    let instances = r##"{"images": [{"id": 1, "file_name": "a #1.jpg", "height": 50, "width": 60}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [
+          {"id": 1, "image_id": 1, "category_id": 1, "iscrowd": 0,
+           "segmentation": [[10, 10, 40, 12, 38, 41.5]]},
+          {"id": 2, "image_id": 1, "category_id": 1, "iscrowd": 1,
+           "segmentation": {"size": [50, 60], "counts": [100, 200, 2700]}}]}"##;
+    vec![
         native(
             Layout::Custom,
             &[("photos/x/ä.JPG", "labels/x/ä_gt.PNG"), ("photos/2.jpg", "labels/2_gt.png")],
