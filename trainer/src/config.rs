@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use dataset::prompt::PromptKind;
+use dataset::color_jitter::ColorJitter;
+use dataset::prompt::{PromptKind, PromptRecipe};
 use serde::{Deserialize, Serialize};
 
 use crate::model::EncoderConfig;
@@ -123,6 +124,10 @@ pub struct AugmentSection {
     /// Distinct augmentations of each sample over all epochs; prompts and loss points stay new in
     /// every epoch. Absent: a new one each epoch, as published.
     pub copies: Option<u64>,
+    /// Random brightness, contrast, saturation and hue, for instance
+    /// `{ brightness = 0.4, contrast = 0.4, saturation = 0.4, hue = 0.1 }`. Absent: none, as
+    /// published.
+    pub color_jitter: Option<ColorJitter>,
 }
 
 impl Default for AugmentSection {
@@ -132,6 +137,7 @@ impl Default for AugmentSection {
             scale_range: vec![0.1, 2.0],
             min_foreground_pixels: None,
             copies: None,
+            color_jitter: None,
         }
     }
 }
@@ -144,13 +150,37 @@ pub struct PromptSection {
     pub kinds: Vec<PromptKind>,
     /// Positive points of a point prompt.
     pub num_points: usize,
+    /// Background points of a point prompt besides; none as published.
+    pub negative_points: usize,
+    /// How far boxes are off, as a share of their sides, from 0 (as published) to below 1.
+    pub box_noise: f32,
+    /// Prompts drawn for each augmented sample, which is decoded and encoded once; 1 as published.
+    pub prompts_per_image: usize,
 }
 
 impl Default for PromptSection {
     fn default() -> Self {
+        let published = PromptRecipe::default();
         Self {
-            kinds: vec![PromptKind::Box, PromptKind::Points, PromptKind::NoiseMask],
-            num_points: 10,
+            kinds: published.kinds,
+            num_points: published.num_points,
+            negative_points: published.negative_points,
+            box_noise: published.box_noise,
+            prompts_per_image: published.prompts_per_image,
+        }
+    }
+}
+
+impl PromptSection {
+    /// The same settings as the stream takes them.
+    #[must_use]
+    pub fn recipe(&self) -> PromptRecipe {
+        PromptRecipe {
+            kinds: self.kinds.clone(),
+            num_points: self.num_points,
+            negative_points: self.negative_points,
+            box_noise: self.box_noise,
+            prompts_per_image: self.prompts_per_image,
         }
     }
 }
@@ -268,7 +298,6 @@ impl TrainConfig {
             ("train.micro_batch", t.micro_batch),
             ("data.threads", self.data.threads),
             ("data.prefetch_batches", self.data.prefetch_batches),
-            ("prompt.num_points", self.prompt.num_points),
             ("eval.batch", self.eval.batch),
         ];
         if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
@@ -276,6 +305,10 @@ impl TrainConfig {
         }
         if self.prompt.kinds.is_empty() {
             return Err("prompt.kinds must name at least one of box, points, noise_mask".into());
+        }
+        self.prompt.recipe().check().map_err(|problem| format!("prompt.{problem}"))?;
+        if let Some(jitter) = &self.augment.color_jitter {
+            jitter.check().map_err(|problem| format!("augment.{problem}"))?;
         }
         if !(t.lr > 0.0 && t.lr.is_finite()) {
             return Err(format!("train.lr must be positive, found {}", t.lr));
@@ -339,6 +372,37 @@ mod tests {
         for (name, config) in shipped {
             assert!(config.model.encoder.resolve().is_ok(), "{name}");
             assert!(config.model.checkpoint.is_some(), "{name}: trains on random weights");
+        }
+    }
+
+    #[test]
+    fn departures_are_off_by_default_and_refused_by_name() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/hqsam_b.toml");
+        let load = |overrides: &[&str]| {
+            let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+            TrainConfig::load(&path, &overrides)
+        };
+        let config = load(&[]).unwrap();
+        assert_eq!(config.prompt.recipe(), PromptRecipe::default());
+        assert_eq!(config.augment.color_jitter, None);
+        let config = load(&[
+            "prompt.negative_points=3",
+            "prompt.box_noise=0.2",
+            "prompt.prompts_per_image=4",
+            "augment.color_jitter={ hue = 0.1 }",
+        ])
+        .unwrap();
+        let recipe = config.prompt.recipe();
+        assert_eq!((recipe.negative_points, recipe.prompts_per_image), (3, 4));
+        assert_eq!(config.augment.color_jitter.unwrap().hue, 0.1);
+        for (setting, message) in [
+            ("prompt.box_noise=1.0", "prompt.box_noise = 1 "),
+            ("prompt.prompts_per_image=0", "prompt.prompts_per_image must"),
+            ("prompt.num_points=0", "prompt.num_points must"),
+            ("augment.color_jitter={ hue = 0.6 }", "augment.color_jitter.hue = 0.6 "),
+        ] {
+            let error = load(&[setting]).unwrap_err().to_string();
+            assert!(error.contains(message), "{error}");
         }
     }
 

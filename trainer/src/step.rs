@@ -129,10 +129,13 @@ fn forward_backward(
     let encode = started.elapsed();
 
     let mut micro = MicroBatch { loss_mask: 0.0, loss_dice: 0.0, encode, decode: Duration::ZERO };
-    for group in group_prompts(&batch.prompts[from..to], context.device) {
-        let indices: Vec<i64> = group.indices.iter().map(|&index| index as i64).collect();
+    // Prompts of each sample; they share its features and its target.
+    let each = batch.prompts.len() / batch.sample_ids.len().max(1);
+    for group in group_prompts(&batch.prompts[from * each..to * each], context.device) {
+        let samples: Vec<usize> = group.indices.iter().map(|&index| index / each).collect();
+        let indices: Vec<i64> = samples.iter().map(|&sample| sample as i64).collect();
         let sample_ids: Vec<&str> =
-            group.indices.iter().map(|&index| batch.sample_ids[from + index].as_str()).collect();
+            samples.iter().map(|&sample| batch.sample_ids[from + sample].as_str()).collect();
         let points =
             draw_loss_points(&context.loss, context.seed, batch.epoch, &sample_ids, context.device);
         let prompts = context.model.embed_prompts(&group.prompts);
@@ -143,7 +146,7 @@ fn forward_backward(
         let loss = point_sampled_loss(&hq_logits, &target, &points, &context.loss);
         // Each group's loss is a mean over its masks: weight it so that the sum over groups,
         // micro-batches and ranks is the mean over the global batch.
-        let weight = indices.len() as f64 / context.global_batch as f64;
+        let weight = indices.len() as f64 / (context.global_batch * each) as f64;
         let loss_mask = loss.loss_mask * weight;
         let loss_dice = loss.loss_dice * weight;
         (&loss_mask + &loss_dice).backward();

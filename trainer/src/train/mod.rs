@@ -9,7 +9,6 @@ use std::time::Instant;
 
 use c10d::C10dError;
 use dataset::augment::LargeScaleJitter;
-use dataset::prompt::PromptRecipe;
 use launch::rank_env::RankEnv;
 use pipeline::{StreamError, TrainRecipe, TrainStream};
 use tch::Device;
@@ -165,12 +164,10 @@ fn train_recipe(config: &TrainConfig, img_size: usize) -> TrainRecipe {
             _ => None,
         },
         output_size: img_size,
-        prompts: PromptRecipe {
-            kinds: config.prompt.kinds.clone(),
-            num_points: config.prompt.num_points,
-        },
+        prompts: config.prompt.recipe(),
         min_foreground_pixels: config.augment.min_foreground_pixels,
         augment_copies: config.augment.copies,
+        color_jitter: config.augment.color_jitter,
         decode: config.data.decode,
         threads: config.data.threads,
         prefetch_batches: config.data.prefetch_batches,
