@@ -7,10 +7,11 @@ use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::runtime::Runtime;
 
+use super::cache::RowCache;
 use super::{StreamError, location};
 use crate::digest::sha256;
 use crate::manifest::{MANIFEST_FILE, Manifest, ShardInfo};
-use crate::shard::{ShardReader, StoredSample};
+use crate::shard::{ShardError, ShardReader, StoredSample};
 
 /// Threads that wait for storage. Requests in flight are bounded by the streams, not by these.
 const IO_THREADS: usize = 2;
@@ -29,6 +30,7 @@ pub struct Dataset {
 pub(crate) struct Shards {
     pub(super) location: String,
     pub(crate) splits: BTreeMap<String, SplitShards>,
+    cache: Option<Arc<RowCache>>,
 }
 
 pub(crate) struct SplitShards {
@@ -48,13 +50,23 @@ pub(super) struct Fetched {
 
 impl Dataset {
     /// Opens a data set: its folder, its URL, or the `.toml` build configuration it came from
-    /// (whose `output` is used).
+    /// (whose `output` is used). One at a URL uses the row cache that the environment names, see
+    /// [`CACHE_DIR_VARIABLE`](super::CACHE_DIR_VARIABLE).
     ///
     /// # Errors
-    /// [`StreamError`] when there is no finished data set or its manifest makes no sense.
+    /// [`StreamError`] when there is no finished data set or its manifest makes no sense, or when
+    /// the cache cannot be used.
     pub fn open(location: &str) -> Result<Self, StreamError> {
         let place = location::resolve(location)?;
-        Self::open_in(place.store, place.base, place.name)
+        let remote = place.name.contains("://") && !place.name.starts_with("file:");
+        let cache = match remote {
+            true => RowCache::from_env().map_err(|message| StreamError::Location {
+                location: place.name.clone(),
+                message,
+            })?,
+            false => None,
+        };
+        Self::open_with(place.store, place.base, place.name, cache)
     }
 
     /// Opens the data set under the key `base` of a store; `name` is what errors call it.
@@ -65,6 +77,15 @@ impl Dataset {
         store: Arc<dyn ObjectStore>,
         base: Key,
         name: String,
+    ) -> Result<Self, StreamError> {
+        Self::open_with(store, base, name, None)
+    }
+
+    fn open_with(
+        store: Arc<dyn ObjectStore>,
+        base: Key,
+        name: String,
+        cache: Option<RowCache>,
     ) -> Result<Self, StreamError> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(IO_THREADS)
@@ -84,7 +105,7 @@ impl Dataset {
             .map(|(split, info)| (split.clone(), SplitShards::new(&store, &base, &info.shards)))
             .collect();
         Ok(Self {
-            shards: Arc::new(Shards { location: name, splits }),
+            shards: Arc::new(Shards { location: name, splits, cache: cache.map(Arc::new) }),
             manifest,
             manifest_sha256: sha256(&bytes),
             runtime: Some(runtime),
@@ -194,9 +215,25 @@ impl Shards {
         let index = split.starts.partition_point(|start| *start <= split_row) - 1;
         let (reader, shard_row) = (&split.readers[index], split_row - split.starts[index]);
         let shard = reader.info().path.clone();
-        match reader.read(shard_row).await {
+        match self.read(reader, shard_row).await {
             Ok(sample) => Ok(Fetched { split_row, shard, shard_row, sample }),
             Err(source) => Err(StreamError::Read { shard, row: shard_row, source }),
         }
+    }
+
+    /// From the cache, where there is one and it has the row.
+    async fn read(&self, reader: &ShardReader, row: u64) -> Result<StoredSample, ShardError> {
+        let Some(cache) = &self.cache else { return reader.read(row).await };
+        let info = reader.info().clone();
+        let (kept, shard) = (Arc::clone(cache), info.clone());
+        // The disk may be slow: not on a thread that other reads wait for. A panic is a miss.
+        let found = tokio::task::spawn_blocking(move || kept.get(&shard, row)).await;
+        if let Ok(Some(sample)) = found {
+            return Ok(sample);
+        }
+        let sample = reader.read(row).await?;
+        let (kept, copy) = (Arc::clone(cache), sample.clone());
+        let _kept_or_not = tokio::task::spawn_blocking(move || kept.put(&info, row, &copy)).await;
+        Ok(sample)
     }
 }

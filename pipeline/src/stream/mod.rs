@@ -7,7 +7,9 @@
 //! ```
 //!
 //! Everything between the arrows is bounded: reads in flight, decoded samples, finished batches.
-//! Dropping a stream stops its threads.
+//! Dropping a stream stops its threads. Rows of a data set in a store are kept on the local disk
+//! where [`CACHE_DIR_VARIABLE`] names a folder, up to [`CACHE_GIB_VARIABLE`]: later epochs and runs
+//! then ask the store for nothing but the manifest.
 //!
 //! # Memory
 //!
@@ -26,6 +28,7 @@
 //! whatever the number of samples and epochs. The memory of a batch is used again once the batch
 //! is dropped. As published (S = 1024) with B = 8, P = 2, T = 2 that is 176 MiB and the pictures.
 
+mod cache;
 mod dataset;
 mod error;
 mod eval;
@@ -36,6 +39,7 @@ mod sample;
 mod train;
 mod verify;
 
+pub use cache::{CACHE_DIR_VARIABLE, CACHE_GIB_VARIABLE};
 pub use dataset::Dataset;
 pub use error::StreamError;
 pub use eval::{EvalSample, EvalStream};
