@@ -18,6 +18,9 @@ pub(crate) fn open(url: &str) -> Result<(Arc<dyn ObjectStore>, Key), String> {
         let (name, value) = (name.into_string().ok()?, value.into_string().ok()?);
         SETTINGS.iter().any(|prefix| name.starts_with(prefix)).then_some((name, value))
     });
+    // Whoever writes http:// means it; the library wants to be told.
+    let plain = (url.scheme() == "http").then(|| ("allow_http".to_owned(), "true".to_owned()));
+    let settings = settings.chain(plain);
     let (store, key) =
         object_store::parse_url_opts(&url, settings).map_err(|error| error.to_string())?;
     Ok((Arc::from(store), key))

@@ -75,15 +75,21 @@ impl Answer {
         };
         let range = request.header("range").and_then(|range| range.strip_prefix("bytes="));
         let same = request.header("if-range").is_none_or(|wanted| Some(wanted) == tag);
-        let Some(start) = range.filter(|_| same).and_then(|range| range.strip_suffix('-')) else {
+        let Some((start, last)) = range.filter(|_| same).and_then(|range| range.split_once('-'))
+        else {
             return tagged(Self::file(content));
         };
-        let (start, length) = (start.parse::<usize>().unwrap(), content.len());
+        let length = content.len();
+        let (start, end) = match (start.parse::<usize>(), last.parse::<usize>()) {
+            (Ok(start), Ok(last)) => (start, length.min(last + 1)),
+            (Ok(start), Err(_)) => (start, length),
+            (Err(_), suffix) => (length.saturating_sub(suffix.unwrap()), length),
+        };
         if start >= length {
             return tagged(Self::new(416).header("content-range", &format!("bytes */{length}")));
         }
-        let range = format!("bytes {start}-{}/{length}", length - 1);
-        let part = Self { body: content[start..].to_vec(), ..Self::new(206) };
+        let range = format!("bytes {start}-{}/{length}", end - 1);
+        let part = Self { body: content[start..end].to_vec(), ..Self::new(206) };
         tagged(part.header("content-range", &range))
     }
 }

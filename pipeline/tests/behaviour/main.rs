@@ -23,6 +23,7 @@ mod ranks;
 mod raw;
 mod raw_stores;
 mod reading;
+mod row_cache;
 mod servers;
 mod stores;
 mod streaming;
