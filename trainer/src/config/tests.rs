@@ -1,0 +1,81 @@
+//! The published recipe, the shipped configurations, and what is refused.
+
+use super::*;
+
+#[test]
+fn published_schedule_drops_after_epoch_ten() {
+    let section = TrainSection::default();
+    assert_eq!(section.lr_at(0), 1e-3);
+    assert_eq!(section.lr_at(9), 1e-3);
+    assert!((section.lr_at(10) - 1e-4).abs() < 1e-12);
+    assert!((section.lr_at(11) - 1e-4).abs() < 1e-12);
+}
+
+/// The training configurations of `configs/`, by file name.
+fn shipped() -> std::collections::BTreeMap<String, TrainConfig> {
+    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs");
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    files
+        .filter(|path| std::fs::read_to_string(path).unwrap().contains("[model]"))
+        .map(|path| {
+            let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+            (name, TrainConfig::load(&path, &[]).unwrap())
+        })
+        .collect()
+}
+
+#[test]
+fn shipped_configurations_load_and_name_known_encoders() {
+    let shipped = shipped();
+    assert!(shipped.len() >= 6, "{:?}", shipped.keys());
+    for (name, config) in shipped {
+        assert!(config.model.encoder.resolve().is_ok(), "{name}");
+        assert!(config.model.checkpoint.is_some(), "{name}: trains on random weights");
+    }
+}
+
+#[test]
+fn departures_are_off_by_default_and_refused_by_name() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../configs/hqsam_b.toml");
+    let load = |overrides: &[&str]| {
+        let overrides: Vec<String> = overrides.iter().map(|&text| text.to_owned()).collect();
+        TrainConfig::load(&path, &overrides)
+    };
+    let config = load(&[]).unwrap();
+    assert_eq!(config.prompt.recipe(), PromptRecipe::default());
+    assert_eq!(config.augment.color_jitter, None);
+    let config = load(&[
+        "prompt.negative_points=3",
+        "prompt.box_noise=0.2",
+        "prompt.prompts_per_image=4",
+        "augment.color_jitter={ hue = 0.1 }",
+    ])
+    .unwrap();
+    let recipe = config.prompt.recipe();
+    assert_eq!((recipe.negative_points, recipe.prompts_per_image), (3, 4));
+    assert_eq!(config.augment.color_jitter.unwrap().hue, 0.1);
+    for (setting, message) in [
+        ("prompt.box_noise=1.0", "prompt.box_noise = 1 "),
+        ("prompt.prompts_per_image=0", "prompt.prompts_per_image must"),
+        ("prompt.num_points=0", "prompt.num_points must"),
+        ("augment.color_jitter={ hue = 0.6 }", "augment.color_jitter.hue = 0.6 "),
+    ] {
+        let error = load(&[setting]).unwrap_err().to_string();
+        assert!(error.contains(message), "{error}");
+    }
+}
+
+#[test]
+fn shipped_published_recipes_are_the_published_recipe() {
+    let shipped = shipped();
+    for (file, encoder) in [("hqsam_b", "vit_b"), ("hqsam_l", "vit_l"), ("hqsam_h", "vit_h")] {
+        let config = &shipped[file];
+        assert!(matches!(&config.model.encoder, EncoderChoice::Named(name) if name == encoder));
+        let train = &config.train;
+        assert_eq!((train.epochs, train.global_batch, train.world_size), (12, 32, 8), "{file}");
+        assert_eq!((train.lr, train.lr_drop_epoch, train.lr_drop_factor), (1e-3, 10, 0.1));
+        assert_eq!(config.augment.scale_range, [0.1, 2.0]);
+        assert_eq!(config.augment.flip_probability, 0.5);
+        assert_eq!((config.prompt.kinds.len(), config.prompt.num_points), (3, 10));
+    }
+}
