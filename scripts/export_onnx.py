@@ -51,12 +51,15 @@ def load(model_type: str, path: Path) -> torch.nn.Module:
     with contextlib.redirect_stdout(io.StringIO()):
         sam = sam_model_registry[model_type](checkpoint=None)
     state = torch.load(path, map_location="cpu", weights_only=True)
-    missing, unexpected = sam.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        sys.exit(
-            f"{path} is no {model_type} HQ-SAM: {len(missing)} names missing "
-            f"({', '.join(missing[:3])}), {len(unexpected)} unexpected ({', '.join(unexpected[:3])})"
-        )
+    needed = sam.state_dict()
+    missing = sorted(needed.keys() - state.keys())
+    unexpected = sorted(state.keys() - needed.keys())
+    reshaped = [n for n in needed.keys() & state.keys() if needed[n].shape != state[n].shape]
+    groups = [("missing", missing), ("unexpected", unexpected), ("of another shape", sorted(reshaped))]
+    if any(names for _, names in groups):
+        found = "; ".join(f"{len(names)} {kind}: {', '.join(names[:3])}" for kind, names in groups if names)
+        sys.exit(f"{path} is no {model_type} HQ-SAM: {found}")
+    sam.load_state_dict(state)
     return sam.eval()
 
 
