@@ -23,7 +23,8 @@ if [ "$(cat .tools/bench/.stamp 2> /dev/null)" != "$stamp" ]; then
     echo "$PWD/.libtorch-cuda" > "$packages/libtorch.pth"
     echo "$stamp" > .tools/bench/.stamp
 fi
-cargo build --locked --release --package dataset --package pipeline
+# Everything, as everywhere: a part of the workspace alone would compile with other features.
+make --silent build
 for bench in stream build; do
     if [ "$what" = all ] || [ "$what" = "$bench" ]; then
         .tools/bench/bin/python "benches/$bench.py" target/release/hqseg "$raw" "$rounds"
