@@ -1,0 +1,6 @@
+//! Every odd mode of image and mask files, and bytes that are none.
+
+mod images;
+mod masks;
+mod refusals;
+mod support;
