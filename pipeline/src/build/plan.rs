@@ -157,6 +157,11 @@ pub(super) fn explain(source: &SourceSpec, input: &Input, error: SourceError) ->
 
 fn deal(config: &BuildConfig, inputs: &Inputs, pairs: Vec<Pair>) -> Vec<ShardPlan> {
     let mut splits: BTreeMap<String, Vec<Pair>> = BTreeMap::new();
+    let mask_values: BTreeMap<&str, String> = config
+        .source
+        .iter()
+        .map(|source| (source.name.as_str(), format!("{:?}", source.mask_values)))
+        .collect();
     for pair in pairs {
         splits.entry(pair.split.clone()).or_default().push(pair);
     }
@@ -176,7 +181,8 @@ fn deal(config: &BuildConfig, inputs: &Inputs, pairs: Vec<Pair>) -> Vec<ShardPla
             if !open.pairs.is_empty() && open.bytes + bytes > config.shard_bytes {
                 close(std::mem::replace(&mut open, OpenShard::new(config)));
             }
-            open.push(pair, bytes, &files);
+            let mask_values = &mask_values[pair.source.as_str()];
+            open.push(pair, bytes, (&files, mask_values));
         }
         close(open);
     }
@@ -200,16 +206,18 @@ impl OpenShard {
                 &LAYOUT_VERSION.to_string(),
                 &SCHEMA_VERSION.to_string(),
                 &config.rows_per_group.to_string(),
+                &config.max_pixels.to_string(),
+                &config.max_file_bytes.to_string(),
+                &format!("{:?}", config.size_mismatch),
             ],
         );
-        digest_decoding(&mut key, config);
         Self { pairs: Vec::new(), bytes: 0, key }
     }
 
-    fn push(&mut self, pair: Pair, bytes: u64, files: &[FileFacts; 2]) {
+    fn push(&mut self, pair: Pair, bytes: u64, (files, mask_values): (&[FileFacts; 2], &str)) {
         let [class, license] =
             [&pair.class, &pair.license].map(|text| text.as_deref().unwrap_or(""));
-        digest(&mut self.key, &[&pair.sample_id(), &pair.split, class, license]);
+        digest(&mut self.key, &[&pair.sample_id(), &pair.split, class, license, mask_values]);
         for (path, file) in [pair.image.clone(), pair.mask.to_string()].iter().zip(files) {
             digest(&mut self.key, &[path, &file.bytes.to_string(), &file.version]);
         }
@@ -224,21 +232,6 @@ impl OpenShard {
             pairs: self.pairs,
             key: hex(&self.key.finalize()),
         }
-    }
-}
-
-/// What decides which pairs are taken and how their masks are read. Nothing where it is all at its
-/// default, so that shards of earlier builds keep their keys.
-fn digest_decoding(key: &mut Sha256, config: &BuildConfig) {
-    let defaults = BuildConfig::new("", Vec::new());
-    let settings = |config: &BuildConfig| {
-        format!("{} {} {:?}", config.max_pixels, config.max_file_bytes, config.size_mismatch)
-    };
-    if settings(config) != settings(&defaults) {
-        digest(key, &["decoding", &settings(config)]);
-    }
-    for source in config.source.iter().filter(|source| !source.mask_values.is_auto()) {
-        digest(key, &["mask_values", &source.name, &format!("{:?}", source.mask_values)]);
     }
 }
 

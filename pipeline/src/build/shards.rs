@@ -16,7 +16,7 @@ use super::plan::{Inputs, Plan, ShardPlan};
 use super::quarantine::{Adjustment, Refusal, to_jsonl};
 use super::ranks::{Need, owner};
 use super::receipt::Receipt;
-use super::report;
+use super::report::RowFacts;
 use super::tally::Tally;
 use super::{BuildConfig, BuildError};
 use crate::shard::ShardWriter;
@@ -191,13 +191,11 @@ impl Builder<'_> {
     fn write(&mut self, shard: &ShardPlan) -> Result<(), BuildError> {
         let started = Instant::now();
         let scratch = self.output.scratch(shard)?;
-        let file = || {
-            let cannot = BuildError::io(&scratch.path, "cannot use the file twice");
-            scratch.file.try_clone().map_err(cannot)
-        };
-        let mut writer = ShardWriter::new(file()?, &scratch.path, self.config.rows_per_group)?;
+        let cannot = BuildError::io(&scratch.path, "cannot use the file twice");
+        let file = scratch.file.try_clone().map_err(cannot)?;
+        let mut writer = ShardWriter::new(file, &scratch.path, self.config.rows_per_group)?;
         let first_refused = self.stops.refused.len();
-        let mut adjusted = Vec::new();
+        let (mut adjusted, mut facts) = (Vec::new(), Vec::new());
         let mut pairs = shard.pairs.iter();
         let mut window: VecDeque<(&Pair, Slot<Result<Judged, Unfit>>)> = VecDeque::new();
         loop {
@@ -212,6 +210,7 @@ impl Builder<'_> {
                 Ok(judged) => {
                     self.stops.tally.accept(&pair.source);
                     adjusted.extend(judged.resized.map(|resized| Adjustment::new(pair, resized)));
+                    facts.push(RowFacts::of(&judged.row));
                     writer.push(judged.row)?;
                 }
                 Err(Unfit::Refused(reason)) => {
@@ -225,7 +224,6 @@ impl Builder<'_> {
             self.progress.inc(1);
         }
         let written = writer.finish()?;
-        let facts = report::facts_of(file()?, &scratch.path, &shard.split)?;
         let refused = self.stops.refused[first_refused..].to_vec();
         let receipt = Receipt::new(shard, &written, (refused, adjusted), facts);
         self.output.keep(shard, scratch, &written)?;

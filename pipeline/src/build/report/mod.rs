@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 pub(super) use card::card;
 pub use duplicates::{DuplicatePair, Duplicates};
 pub(super) use duplicates::{Leak, TRAIN_SPLIT, leaks};
-pub(super) use facts::{RowFacts, facts, facts_of};
+pub(super) use facts::{RowFacts, facts};
 
 use super::licence::{self, LeftOut};
 use super::output::ShardFile;
