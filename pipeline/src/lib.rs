@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! raw folders ─ build ─> manifest.json            ─ stream ─> Batch      (training)
-//!                        shards/train-00000-<hash>.parquet   EvalSample (evaluation)
+//!                        shards/*.parquet                    EvalSample (evaluation)
 //!                        quarantine.jsonl
 //!                        report.json, report/index.html
 //! ```

@@ -40,7 +40,7 @@ pub(super) type Inputs = HashMap<String, Arc<Input>>;
 
 /// One shard to be.
 pub(super) struct ShardPlan {
-    /// `train-00000`.
+    /// `train-00000-ecssd`: the number counts within the source.
     pub(super) name: String,
     pub(super) split: String,
     pub(super) pairs: Vec<Pair>,
@@ -155,33 +155,34 @@ pub(super) fn explain(source: &SourceSpec, input: &Input, error: SourceError) ->
     }
 }
 
+/// A shard holds pairs of one source, so that a further source leaves the shards of the others,
+/// their names included, as they are.
 fn deal(config: &BuildConfig, inputs: &Inputs, pairs: Vec<Pair>) -> Vec<ShardPlan> {
-    let mut splits: BTreeMap<String, Vec<Pair>> = BTreeMap::new();
     let mask_values: BTreeMap<&str, String> = config
         .source
         .iter()
         .map(|source| (source.name.as_str(), format!("{:?}", source.mask_values)))
         .collect();
+    let mut parts: BTreeMap<(String, String), Vec<Pair>> = BTreeMap::new();
     for pair in pairs {
-        splits.entry(pair.split.clone()).or_default().push(pair);
+        parts.entry((pair.split.clone(), pair.source.clone())).or_default().push(pair);
     }
     let mut shards = Vec::new();
-    for (split, mut pairs) in splits {
+    for ((split, source), mut pairs) in parts {
         pairs.sort_by_cached_key(Pair::sample_id);
+        let (input, mask_values) = (&inputs[&source], &mask_values[source.as_str()]);
         let mut open = OpenShard::new(config);
         let mut index = 0;
         let mut close = |open: OpenShard| {
-            shards.push(open.close(&split, index));
+            shards.push(open.close(&split, index, &source));
             index += 1;
         };
         for pair in pairs {
-            let input = &inputs[&pair.source];
             let files = [FileFacts::of(input, &pair.image), FileFacts::of_mask(input, &pair.mask)];
             let bytes = files.iter().map(|file| file.bytes).sum::<u64>();
             if !open.pairs.is_empty() && open.bytes + bytes > config.shard_bytes {
                 close(std::mem::replace(&mut open, OpenShard::new(config)));
             }
-            let mask_values = &mask_values[pair.source.as_str()];
             open.push(pair, bytes, (&files, mask_values));
         }
         close(open);
@@ -225,9 +226,13 @@ impl OpenShard {
         self.pairs.push(pair);
     }
 
-    fn close(self, split: &str, index: usize) -> ShardPlan {
+    /// The `index`-th shard of a source in a split.
+    fn close(self, split: &str, index: usize, source: &str) -> ShardPlan {
+        // Safe in a folder, a store and a URL.
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' };
+        let source: String = source.chars().map(plain).collect();
         ShardPlan {
-            name: format!("{split}-{index:05}"),
+            name: format!("{split}-{index:05}-{source}"),
             split: split.to_owned(),
             pairs: self.pairs,
             key: hex(&self.key.finalize()),

@@ -132,6 +132,12 @@ fn a_damaged_data_set_is_built_again() {
 
 #[test]
 fn a_further_source_is_all_that_is_read() {
+    further_source_is_all_that_is_read("zebra", Some(SplitRule::Fixed("test".into())));
+    // In the splits of the others, and listed before them.
+    further_source_is_all_that_is_read("aardvark", None);
+}
+
+fn further_source_is_all_that_is_read(name: &str, split: Option<SplitRule>) {
     let collection = Collection::new(16);
     let mut config = collection.config("out");
     config.drop_leaks = true;
@@ -142,8 +148,8 @@ fn a_further_source_is_all_that_is_read() {
         save_mask(&disc(90, 80), &other.mask(index));
     }
     let mut source = config.source[0].clone();
-    (source.name, source.root) = ("zebra".to_owned(), other.raw());
-    source.split = SplitRule::Fixed("test".into());
+    (source.name, source.root) = (name.to_owned(), other.raw());
+    source.split = split.unwrap_or(source.split);
     // How masks of one source are read is no matter of the others' shards.
     source.mask_values = dataset::codec::MaskValues::Grey;
     config.source.push(source);

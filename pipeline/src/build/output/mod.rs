@@ -1,11 +1,11 @@
 //! Where a build collects its files: a folder or a prefix of an object store, laid out alike.
 //!
 //! ```text
-//! shards/train-00000-1c9a7e20b4d3.parquet   a whole shard, named after its bytes
-//! receipts/train-00000-8f14e45fceea167a.json its receipt, named after its key; put after it
-//! quarantine.jsonl, report.json, report/     put before the manifest
-//! manifest.json                              put last, on condition that nobody else did
-//! .staging/                                  what is unfinished; removed when all is over
+//! shards/train-00000-ecssd-1c9a7e20b4d3.parquet    a whole shard, named after its bytes
+//! receipts/train-00000-ecssd-8f14e45fceea167a.json its receipt, named after its key; put after it
+//! quarantine.jsonl, report.json, report/           put before the manifest
+//! manifest.json                                    put last, on condition that nobody else did
+//! .staging/                                        what is unfinished; removed when all is over
 //! ```
 //!
 //! Names that follow from the content are what makes this safe without any coordination: whoever
@@ -115,7 +115,7 @@ impl Output {
     pub(super) fn scratch(&self, shard: &ShardPlan) -> Result<Scratch, BuildError> {
         let (path, file) = match &self.folder {
             Some(folder) => {
-                let path = folder.partial(&shard.name)?;
+                let path = folder.partial(&format!("{}-{:.16}", shard.name, shard.key))?;
                 (
                     path.clone(),
                     File::options().read(true).write(true).create(true).truncate(true).open(path),
