@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::io;
 use std::path::Path;
 
+use unicode_normalization::{UnicodeNormalization, is_nfc};
+
 use super::{FileTree, MaskOrigin, RawFiles, Rejected, SourceError, SourceSpec};
 use crate::verify::RejectReason;
 
@@ -17,7 +19,7 @@ const NAMES_SHOWN: usize = 6;
 pub(super) struct Listing<'a> {
     pub(super) spec: &'a SourceSpec,
     files: &'a dyn RawFiles,
-    /// By lower-case path, the only file of that path; made when first needed.
+    /// By composed lower-case path, the only file of that path; made when first needed.
     any_case: OnceCell<HashMap<String, Option<String>>>,
 }
 
@@ -30,7 +32,8 @@ impl<'a> Listing<'a> {
         self.files.tree()
     }
 
-    /// The file of that path; where there is none, the only one whose path differs in case alone.
+    /// The file of that path; where there is none, the only one whose path differs in case or in
+    /// the composition of its letters alone.
     pub(super) fn locate(&self, path: &str) -> Option<String> {
         if self.tree().get(path).is_some() {
             return Some(path.to_owned());
@@ -39,13 +42,13 @@ impl<'a> Listing<'a> {
             let mut paths = HashMap::new();
             for file in self.tree().files() {
                 paths
-                    .entry(file.path.to_lowercase())
+                    .entry(composed(&file.path).to_lowercase())
                     .and_modify(|only| *only = None)
                     .or_insert_with(|| Some(file.path.clone()));
             }
             paths
         });
-        by_lower_case.get(&path.to_lowercase()).cloned().flatten()
+        by_lower_case.get(&composed(path).to_lowercase()).cloned().flatten()
     }
 
     /// The text of a list, without a byte order mark.
@@ -89,7 +92,7 @@ impl<'a> Listing<'a> {
         reason: RejectReason,
     ) -> Rejected {
         Rejected {
-            sample_id: format!("{}/{name}", self.spec.name),
+            sample_id: format!("{}/{}", self.spec.name, composed(name)),
             source: self.spec.name.clone(),
             image,
             mask,
@@ -196,6 +199,12 @@ pub(super) fn root_name(root: &Path) -> String {
             .map(|(stem, _)| stem.to_owned())
     });
     stem.unwrap_or_else(|| name.into_owned())
+}
+
+/// The name in Unicode's composed form (NFC). macOS decomposes file names, so an archive made there
+/// writes an umlaut as two characters, and a list of its files writes it as one.
+pub(super) fn composed(name: &str) -> String {
+    if is_nfc(name) { name.to_owned() } else { name.nfc().collect() }
 }
 
 /// The file name.

@@ -1,6 +1,6 @@
 //! Where each layout keeps its images and masks.
 
-use super::folders::{Folder, Listing, find as find_folder, is_jpeg, name_of, root_name};
+use super::folders::{Folder, Listing, composed, find as find_folder, is_jpeg, name_of, root_name};
 use super::pairing::{Place, pair_beside, pair_folders};
 use super::{Layout, MaskOrigin, Rejected, SourceError, known_bad};
 use crate::verify::RejectReason;
@@ -37,7 +37,8 @@ pub(super) struct Found {
 
 impl Found {
     /// Adds a pair, unless it is known to be wrong.
-    pub(super) fn add(&mut self, listing: &Listing<'_>, candidate: Candidate) {
+    pub(super) fn add(&mut self, listing: &Listing<'_>, mut candidate: Candidate) {
+        candidate.name = composed(&candidate.name);
         match known_bad::note(listing.spec.layout, &candidate.name) {
             Some(note) => self
                 .rejected

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::MaskOrigin;
 use super::folders::{
-    Listing, is_jpeg, name_of, picture_extension, pictures_in, without_extension,
+    Listing, composed, is_jpeg, name_of, picture_extension, pictures_in, without_extension,
 };
 use super::layouts::{Candidate, Found};
 use crate::verify::RejectReason;
@@ -43,13 +43,13 @@ pub(super) fn pair_beside(
     join(listing, pictures(images, &["jpg", "jpeg"]), pictures(masks, &["png"]), place, found);
 }
 
-/// By stem, the files of that stem, those with a preferred extension first.
+/// By composed stem, the files of that stem, those with a preferred extension first.
 fn pictures(files: Vec<String>, preferred: &[&str]) -> BTreeMap<String, Vec<String>> {
     let mut by_stem: BTreeMap<String, Vec<String>> = BTreeMap::new();
     for path in files {
         let name = name_of(&path);
         if picture_extension(name).is_some() {
-            by_stem.entry(without_extension(name).to_owned()).or_default().push(path);
+            by_stem.entry(composed(without_extension(name))).or_default().push(path);
         }
     }
     for files in by_stem.values_mut() {

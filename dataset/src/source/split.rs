@@ -8,7 +8,7 @@ use serde::de::{MapAccess, Visitor, value::MapAccessDeserializer};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
-use super::folders::{Listing, name_of, without_extension};
+use super::folders::{Listing, composed, name_of, without_extension};
 use super::layouts::{Candidate, Found};
 use super::{Discovery, Pair, Rejected, SourceError};
 use crate::verify::RejectReason;
@@ -181,7 +181,8 @@ fn splits_of(
 /// The longest named folder that the name lies in decides.
 fn by_folder(folders: &BTreeMap<String, String>, name: &str) -> Option<String> {
     let inside = |folder: &str| {
-        name.strip_prefix(folder.trim_end_matches('/')).is_some_and(|rest| rest.starts_with('/'))
+        name.strip_prefix(composed(folder).trim_end_matches('/'))
+            .is_some_and(|rest| rest.starts_with('/'))
     };
     let (_, split) = folders
         .iter()
@@ -214,7 +215,7 @@ pub(super) fn read_list(listing: &Listing<'_>, path: &str) -> Result<Vec<String>
     let path = listing.locate(path).unwrap_or_else(|| path.to_owned());
     let text = listing.read_text(&path)?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
-    Ok(lines.map(|line| without_extension(line).to_owned()).collect())
+    Ok(lines.map(|line| composed(without_extension(line))).collect())
 }
 
 fn holdout(candidates: &[Candidate], fraction: f64, seed: u64) -> Vec<Option<String>> {

@@ -151,6 +151,34 @@ fn nesting_archive_leftovers_and_case_do_not_matter() {
 }
 
 #[test]
+fn names_agree_however_their_letters_are_composed() {
+    // Two characters for each umlaut, as macOS stores file names, and one.
+    let root = folder(&[
+        "ECSSD/images/u\u{308}ber.jpg",
+        "ECSSD/images/\u{fc}brig.jpg",
+        "ECSSD/ground_truth_mask/\u{fc}ber.png",
+        "ECSSD/ground_truth_mask/u\u{308}brig.png",
+    ]);
+    fs::write(root.path().join("val.txt"), "\u{fc}ber.jpg\n").unwrap();
+    fs::write(root.path().join("train.txt"), "u\u{308}brig\n").unwrap();
+    let lists = ["train", "val"].map(|split| (split.to_owned(), format!("{split}.txt").into()));
+    let mut spec = spec(root.path(), Layout::Ecssd);
+    spec.split = SplitRule::Lists(BTreeMap::from(lists));
+    let discovery = discover(&spec).unwrap();
+    assert_eq!(reasons(&discovery), []);
+    assert_eq!(names(&discovery), [("\u{fc}ber", "val"), ("\u{fc}brig", "train")]);
+    // The files keep the names that the disk knows.
+    assert!(
+        files_of(&spec, &discovery.pairs[0]).0.starts_with("ECSSD/images/u\u{308}ber".as_bytes())
+    );
+
+    spec = SourceSpec::new("source", Layout::Custom, root.path());
+    spec.images = Some("ECSSD/images/*.jpg".into());
+    spec.masks = Some("ECSSD/ground_truth_mask/{stem}.png".into());
+    assert_eq!(names(&discover(&spec).unwrap()).len(), 2);
+}
+
+#[test]
 fn missing_and_doubled_files_are_rejected_not_errors() {
     let root = folder(&[
         "fewshot_data/fewshot_data/beam_bridge/1.jpg",
