@@ -2,7 +2,7 @@
 
 use super::folders::{Folder, Listing, composed, find as find_folder, is_jpeg, name_of, root_name};
 use super::pairing::{Place, pair_beside, pair_folders};
-use super::{Layout, MaskOrigin, Rejected, SourceError, known_bad};
+use super::{FileTree, Layout, MaskOrigin, Rejected, SourceError, known_bad};
 use crate::verify::RejectReason;
 
 mod big;
@@ -172,12 +172,16 @@ fn parts(listing: &Listing<'_>, parts: &[Part]) -> Result<Found, SourceError> {
     Err(listing.unexpected(&format!("folder like {}", expected.join(" or "))))
 }
 
-/// A folder of classes, each a folder in which `X.jpg` lies beside `X.png`.
+/// A folder of classes, each a folder in which `X.jpg` lies beside `X.png`, as downloaded, or that
+/// holds `image/X.jpg` and `label/X.png`, as the authors' training code wants them.
 fn classes(listing: &Listing<'_>) -> Result<Found, SourceError> {
     let tree = listing.tree();
     let base = find_folder(tree, |folder| {
-        let holds_jpegs = |path: &String| has_jpegs(&Folder::read(tree, path));
-        folder.folders.iter().any(holds_jpegs).then(|| folder.folders.clone())
+        let is_class = |path: &String| {
+            let class = Folder::read(tree, path);
+            has_jpegs(&class) || images_and_labels(tree, &class).is_some()
+        };
+        folder.folders.iter().any(is_class).then(|| folder.folders.clone())
     });
     let Some(classes) = base else {
         return Err(listing.unexpected("folder of classes with `1.jpg` and `1.png`"));
@@ -187,9 +191,20 @@ fn classes(listing: &Listing<'_>) -> Result<Found, SourceError> {
         let class = name_of(&path);
         let prefix = format!("{class}/");
         let place = Place { prefix: &prefix, native_split: TRAIN, class: Some(class) };
-        pair_beside(listing, Folder::read(tree, &path).files, &place, &mut found);
+        let folder = Folder::read(tree, &path);
+        match images_and_labels(tree, &folder) {
+            Some((images, labels)) => {
+                pair_folders(listing, images, labels, &place, &mut found);
+            }
+            None => pair_beside(listing, folder.files, &place, &mut found),
+        }
     }
     Ok(found)
+}
+
+fn images_and_labels<'a>(tree: &FileTree, class: &'a Folder) -> Option<(&'a str, &'a str)> {
+    let both = class.child("image").zip(class.child("label"));
+    both.filter(|(images, _)| has_jpegs(&Folder::read(tree, images)))
 }
 
 fn side_by_side(listing: &Listing<'_>) -> Result<Found, SourceError> {

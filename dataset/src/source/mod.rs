@@ -9,7 +9,7 @@
 //! |---|---|---|---|
 //! | `ecssd` | `images`, `ground_truth_mask` | `0001` | `train` |
 //! | `duts` | `DUTS-TR/{DUTS-TR-Image,DUTS-TR-Mask}`, `DUTS-TE/..` | `DUTS-TR/<stem>` | `train`, both |
-//! | `fss_1000` | `fewshot_data/<class>/{1..10}.{jpg,png}` | `<class>/1` | `train` |
+//! | `fss_1000` | `fewshot_data/<class>/{1..10}.{jpg,png}`, or `support/<class>/{image,label}` | `<class>/1` | `train` |
 //! | `msra_10k` | `Imgs/<n>.{jpg,png}` | `<n>` | `train` |
 //! | `dut_omron` | `DUT-OMRON-image`, `pixelwiseGT-new-PNG` | `<stem>` | `train` |
 //! | `dis5k` | `DIS-TR/{im,gt}`, `DIS-VD`, `DIS-TE1` .. `DIS-TE4` | `DIS-TR/<stem>` | `train`, `val`, `test` |

@@ -179,6 +179,23 @@ fn names_agree_however_their_letters_are_composed() {
 }
 
 #[test]
+fn classes_are_found_as_downloaded_and_as_the_authors_train_on_them() {
+    let root = folder(&[
+        "fewshot/support/abacus/image/1.jpg",
+        "fewshot/support/abacus/image/2.jpg",
+        "fewshot/support/abacus/label/1.png",
+        "fewshot/support/abacus/label/2.png",
+        "fewshot/support/ab_wheel/image/1.jpg",
+        "fewshot/support/ab_wheel/label/1.png",
+    ]);
+    let discovery = discover(&spec(root.path(), Layout::Fss1000)).unwrap();
+    assert_eq!(reasons(&discovery), []);
+    let names = names(&discovery);
+    assert_eq!(names, [("ab_wheel/1", "train"), ("abacus/1", "train"), ("abacus/2", "train")]);
+    assert_eq!(discovery.pairs[0].class.as_deref(), Some("ab_wheel"));
+}
+
+#[test]
 fn missing_and_doubled_files_are_rejected_not_errors() {
     let root = folder(&[
         "fewshot_data/fewshot_data/beam_bridge/1.jpg",
