@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use rand::{Rng, RngExt};
 
+use crate::codec::{ImageRows, StoredMask};
 use crate::raster::{Mask255, RgbRaster};
-use crate::resample::Bilinear;
+use crate::resample::{Bilinear, Blend};
 
 /// What the published code pads images with, to the right and below; masks are padded with 0.
 const IMAGE_PADDING: u8 = 128;
@@ -99,8 +100,8 @@ impl LargeScaleJitter {
         target: &mut PairMut<'_>,
     ) {
         let part = self.part(params, (mask.height, mask.width));
-        part.of_image(flip, image, target.side, target.image);
-        part.of_mask(flip, mask, target.side, target.mask);
+        part.of_image(flip, image, target.image);
+        part.of_mask(flip, mask, target.mask);
     }
 
     /// The mask of [`LargeScaleJitter::apply_into`] alone.
@@ -112,16 +113,19 @@ impl LargeScaleJitter {
         target: &mut [u8],
     ) {
         let part = self.part(params, (mask.height, mask.width));
-        part.of_mask(flip, mask, self.output_size, target);
+        part.of_mask(flip, mask, target);
     }
 
-    fn part(&self, params: &JitterParams, size_hw: (usize, usize)) -> Part {
+    /// Which part of a pair of `size_hw` a draw keeps.
+    #[must_use]
+    pub fn part(&self, params: &JitterParams, size_hw: (usize, usize)) -> Part {
         let scaled = self.scaled_size(params.random_scale, size_hw);
         let kept = |offset: usize, scaled: usize| {
             offset.min(scaled)..(offset + self.output_size).min(scaled)
         };
         let [top, left] = params.crop_offset_yx;
-        Part { scaled, rows: kept(top, scaled.0), columns: kept(left, scaled.1) }
+        let (rows, columns) = (kept(top, scaled.0), kept(left, scaled.1));
+        Part { side: self.output_size, scaled, rows, columns }
     }
 }
 
@@ -172,46 +176,98 @@ pub fn stretch(image: &RgbRaster, mask: &Mask255, size: usize) -> (RgbRaster, Ma
 /// As [`stretch`] on a pair that was first mirrored if `flip` says so, written over whatever is in
 /// `target`.
 pub fn stretch_into(flip: bool, image: &RgbRaster, mask: &Mask255, target: &mut PairMut<'_>) {
-    let side = target.side;
-    let whole = Part { scaled: (side, side), rows: 0..side, columns: 0..side };
-    whole.of_image(flip, image, side, target.image);
-    whole.of_mask(flip, mask, side, target.mask);
+    let whole = Part::stretched(target.side);
+    whole.of_image(flip, image, target.image);
+    whole.of_mask(flip, mask, target.mask);
 }
 
-/// What is resized to what, and which rows and columns of that come to the top left of the target,
-/// the rest of which is padding.
-struct Part {
+/// What a pair is resized to, and which rows and columns of that come to the top left of a square
+/// target, the rest of which is padding. Targets are `side * side` pixels, row by row.
+#[derive(Clone, Debug)]
+pub struct Part {
+    side: usize,
     scaled: (usize, usize),
     rows: Range<usize>,
     columns: Range<usize>,
 }
 
 impl Part {
+    /// The whole, stretched to a square of `side` pixels.
+    #[must_use]
+    pub fn stretched(side: usize) -> Self {
+        Self { side, scaled: (side, side), rows: 0..side, columns: 0..side }
+    }
+
+    /// Height and width of the whole picture once it is resized.
+    #[must_use]
+    pub fn scaled_hw(&self) -> (usize, usize) {
+        self.scaled
+    }
+
     fn plan(&self, flip: bool, source_hw: (usize, usize)) -> Bilinear {
         let plan = Bilinear::new(source_hw, self.scaled, self.rows.clone(), self.columns.clone());
         if flip { plan.mirrored() } else { plan }
     }
 
-    fn of_image(&self, flip: bool, image: &RgbRaster, side: usize, target: &mut [u8]) {
-        let (kept, line) = (self.columns.len() * 3, side * 3);
+    /// The part of an image that was first mirrored if `flip` says so, padded with grey.
+    pub fn of_image(&self, flip: bool, image: &RgbRaster, target: &mut [u8]) {
         let plan = self.plan(flip, (image.height, image.width));
         plan.for_each_blend::<3, u8>(&image.pixels, |row, blend| {
-            let (values, right) = target[row * line..(row + 1) * line].split_at_mut(kept);
-            truncate(blend.values(), values);
-            right.fill(IMAGE_PADDING);
+            self.image_row(row, &blend, target);
         });
-        target[self.rows.len() * line..].fill(IMAGE_PADDING);
+        self.pad_image(target);
     }
 
-    fn of_mask(&self, flip: bool, mask: &Mask255, side: usize, target: &mut [u8]) {
+    /// [`Part::of_image`] of a file, of which no more is decoded than the part needs. False where
+    /// the file is damaged; the target then holds anything.
+    #[must_use]
+    pub fn of_image_rows(&self, flip: bool, mut rows: ImageRows<'_>, target: &mut [u8]) -> bool {
+        let plan = self.plan(flip, rows.size_hw());
+        rows.keep_columns(plan.source_columns());
+        let emit = |row, blend: Blend<'_>| self.image_row(row, &blend, target);
+        let done = plan.for_each_blend_of::<3, u8>(&mut rows, emit);
+        self.pad_image(target);
+        done.is_some()
+    }
+
+    /// The part of a mask, padded with background; otherwise as [`Part::of_image`].
+    pub fn of_mask(&self, flip: bool, mask: &Mask255, target: &mut [u8]) {
         let plan = self.plan(flip, (mask.height, mask.width));
         plan.for_each_blend::<1, u8>(&mask.pixels, |row, blend| {
-            let (values, right) =
-                target[row * side..(row + 1) * side].split_at_mut(self.columns.len());
-            round(blend.values(), values);
-            right.fill(0);
+            self.mask_row(row, &blend, target);
         });
-        target[self.rows.len() * side..].fill(0);
+        target[self.rows.len() * self.side..].fill(0);
+    }
+
+    /// [`Part::of_mask`] of a file, as [`Part::of_image_rows`].
+    #[must_use]
+    pub fn of_stored_mask(&self, flip: bool, mut mask: StoredMask<'_>, target: &mut [u8]) -> bool {
+        let plan = self.plan(flip, mask.size_hw());
+        let emit = |row, blend: Blend<'_>| self.mask_row(row, &blend, target);
+        let done = plan.for_each_blend_of::<1, u8>(&mut mask, emit);
+        target[self.rows.len() * self.side..].fill(0);
+        done.is_some()
+    }
+
+    #[inline(always)]
+    fn image_row(&self, row: usize, blend: &Blend<'_>, target: &mut [u8]) {
+        let line = self.side * 3;
+        let line = &mut target[row * line..(row + 1) * line];
+        let (values, right) = line.split_at_mut(self.columns.len() * 3);
+        truncate(blend.values(), values);
+        right.fill(IMAGE_PADDING);
+    }
+
+    fn pad_image(&self, target: &mut [u8]) {
+        target[self.rows.len() * self.side * 3..].fill(IMAGE_PADDING);
+    }
+
+    #[inline(always)]
+    fn mask_row(&self, row: usize, blend: &Blend<'_>, target: &mut [u8]) {
+        let line = &mut target[row * self.side..(row + 1) * self.side];
+        let (values, right) = line.split_at_mut(self.columns.len());
+        round(blend.values(), values);
+        right.fill(0);
     }
 }
 

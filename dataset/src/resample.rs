@@ -24,6 +24,21 @@ fn taps(source: usize, target: usize, kept: Range<usize>) -> Vec<Tap> {
     .collect()
 }
 
+/// The rows of a source. They are asked for from the top, some not at all and some twice in a row.
+pub(crate) trait Rows<T> {
+    /// All values of a row; `None` where the source turns out to be damaged.
+    fn row(&mut self, index: usize) -> Option<&[T]>;
+}
+
+/// A source that is in memory, and how many values a row of it has.
+struct Whole<'a, T>(&'a [T], usize);
+
+impl<T> Rows<T> for Whole<'_, T> {
+    fn row(&mut self, index: usize) -> Option<&[T]> {
+        self.0.get(index * self.1..(index + 1) * self.1)
+    }
+}
+
 /// One resampling: a source of `source_hw`, thought of as resized to `target_hw`, of which only
 /// `kept_rows` and `kept_columns` are computed.
 pub(crate) struct Bilinear {
@@ -78,6 +93,12 @@ impl Bilinear {
         self
     }
 
+    /// The source columns that are read, as few as hold them all.
+    pub(crate) fn source_columns(&self) -> Range<usize> {
+        let ends = || self.columns.iter().flat_map(|tap| [tap.low, tap.high]);
+        ends().min().unwrap_or(0)..ends().max().map_or(0, |last| last + 1)
+    }
+
     /// Calls `emit(row, values)` for each kept row in order, `values` holding `CHANNELS` values
     /// per kept column. `source` is row by row with interleaved channels.
     pub(crate) fn for_each_row<const CHANNELS: usize, T: Copy + Into<f32>>(
@@ -100,15 +121,27 @@ impl Bilinear {
         source: &[T],
         emit: impl FnMut(usize, Blend<'_>),
     ) {
-        pulp::Arch::new().dispatch(|| self.blends::<CHANNELS, T>(source, emit));
+        let mut source = Whole(source, self.source_width * CHANNELS);
+        self.for_each_blend_of::<CHANNELS, T>(&mut source, emit)
+            .expect("a source in memory has all its rows");
+    }
+
+    /// As [`Bilinear::for_each_blend`], of rows that come one after another; `None` where they end
+    /// early.
+    pub(crate) fn for_each_blend_of<const CHANNELS: usize, T: Copy + Into<f32>>(
+        &self,
+        source: &mut impl Rows<T>,
+        emit: impl FnMut(usize, Blend<'_>),
+    ) -> Option<()> {
+        pulp::Arch::new().dispatch(|| self.blends::<CHANNELS, T>(source, emit))
     }
 
     #[inline(always)]
     fn blends<const CHANNELS: usize, T: Copy + Into<f32>>(
         &self,
-        source: &[T],
+        source: &mut impl Rows<T>,
         mut emit: impl FnMut(usize, Blend<'_>),
-    ) {
+    ) -> Option<()> {
         let length = self.columns.len() * CHANNELS;
         let mut stretch = Stretch::<CHANNELS>::new(&self.columns);
         // When enlarging, neighbouring target rows read the same two source rows: both are kept,
@@ -121,15 +154,14 @@ impl Bilinear {
             }
             for (line, index) in [(&mut above, tap.low), (&mut below, tap.high)] {
                 if line.index != index {
-                    let from = index * self.source_width * CHANNELS;
-                    let pixels = &source[from..from + self.source_width * CHANNELS];
-                    stretch.row(pixels, &mut line.values);
+                    stretch.row(source.row(index)?, &mut line.values);
                     line.index = index;
                 }
             }
             let (above, below) = (&above.values[..length], &below.values[..length]);
             emit(row, Blend { above, below, weight: tap.weight });
         }
+        Some(())
     }
 }
 
@@ -284,7 +316,8 @@ mod tests {
             let expected = bits(&plainly(&source, (height, width), target_hw, mirrored));
             let (mut fast, mut portable) = (Vec::new(), Vec::new());
             bilinear.for_each_blend::<3, u8>(&source, |_, blend| fast.extend(blend.values()));
-            bilinear.blends::<3, u8>(&source, |_, blend| portable.extend(blend.values()));
+            let mut rows = Whole(&source[..], width * 3);
+            bilinear.blends::<3, u8>(&mut rows, |_, blend| portable.extend(blend.values()));
             prop_assert_eq!(bits(&fast), expected.clone());
             prop_assert_eq!(bits(&portable), expected);
         }

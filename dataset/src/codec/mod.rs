@@ -15,13 +15,18 @@
 //! Any bytes give a result or a [`RejectReason`], never a panic or an allocation beyond what
 //! [`DecodeLimits`] allows.
 
+mod entropy;
 mod jpeg;
 mod mask;
+mod stored_mask;
+mod strips;
 mod turbo;
 
 pub use self::mask::MaskValues;
+pub use self::stored_mask::StoredMask;
 
 use std::io::Cursor;
+use std::ops::Range;
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::error::{ImageError, LimitErrorKind};
@@ -30,6 +35,7 @@ use image::{
 };
 
 use crate::raster::{Mask255, RgbRaster};
+use crate::resample::Rows;
 use crate::verify::RejectReason;
 
 /// What a file may hold. Both are looked at before anything is allocated: a small file may claim,
@@ -115,6 +121,20 @@ impl<'a> ImageFile<'a> {
         }
     }
 
+    /// The rows of an ordinary JPEG file, decoded one after another and no further than they are
+    /// asked for: the pixels of [`ImageFile::decode`], or with a size those of
+    /// [`ImageFile::decode_scaled`]. `None` for files that can only be decoded whole.
+    #[must_use]
+    pub fn rows(&self, scaled_to_hw: Option<(usize, usize)>) -> Option<ImageRows<'a>> {
+        match &self.content {
+            Content::Jpeg(jpeg) => {
+                let divisor = scaled_to_hw.map_or(1, |wanted| jpeg.divisor(wanted));
+                jpeg.rows(divisor).map(ImageRows)
+            }
+            Content::Decoded(_) => None,
+        }
+    }
+
     /// All pixels: what [`decode_image`] gives.
     ///
     /// # Errors
@@ -144,6 +164,28 @@ impl<'a> ImageFile<'a> {
             },
             Content::Decoded(image) => Ok(image),
         }
+    }
+}
+
+/// RGB rows of a file, see [`ImageFile::rows`].
+pub struct ImageRows<'a>(strips::Strips<'a>);
+
+impl ImageRows<'_> {
+    /// Height and width of the picture, shrunk if so.
+    #[must_use]
+    pub fn size_hw(&self) -> (usize, usize) {
+        self.0.size_hw()
+    }
+
+    /// Leaves the pixels of all other columns undefined.
+    pub(crate) fn keep_columns(&mut self, columns: Range<usize>) {
+        self.0.keep_columns(columns);
+    }
+}
+
+impl Rows<u8> for ImageRows<'_> {
+    fn row(&mut self, index: usize) -> Option<&[u8]> {
+        self.0.row(index)
     }
 }
 

@@ -5,10 +5,14 @@
 
 use image::metadata::Orientation;
 use image::{DynamicImage, RgbImage};
-use libjpeg_turbo_rs::{DecodeLimits as TurboLimits, Decoder, PixelFormat, ScalingFactor};
+use libjpeg_turbo_rs::{
+    ColorSpace, DecodeLimits as TurboLimits, Decoder, PixelFormat, ScalingFactor,
+};
 
+use super::strips::Strips;
 use super::{DecodeLimits, jpeg};
 use crate::raster::RgbRaster;
+use crate::resample::Rows;
 
 /// By what a scaled decode may divide the sides, greatest first: those with fast transforms.
 const DIVISORS: [usize; 3] = [8, 4, 2];
@@ -17,6 +21,7 @@ const MAX_SCANS: usize = 500;
 
 /// A JPEG file whose header is read.
 pub(super) struct Jpeg<'a> {
+    bytes: &'a [u8],
     decoder: Decoder<'a>,
     orientation: Orientation,
 }
@@ -51,7 +56,8 @@ impl<'a> Jpeg<'a> {
         }
         decoder.set_output_format(PixelFormat::Rgb);
         let orientation = decoder.exif_orientation().and_then(Orientation::from_exif);
-        Some(Self { decoder, orientation: orientation.unwrap_or(Orientation::NoTransforms) })
+        let orientation = orientation.unwrap_or(Orientation::NoTransforms);
+        Some(Self { bytes, decoder, orientation })
     }
 
     /// Height and width of the upright picture.
@@ -62,22 +68,39 @@ impl<'a> Jpeg<'a> {
 
     /// All pixels, upright.
     pub(super) fn decode(&self) -> Option<RgbRaster> {
-        let decoded = self.decoder.decode_image().ok()?;
-        self.raster(decoded.width, decoded.height, decoded.data)
+        self.rows(1).and_then(whole).or_else(|| {
+            let decoded = self.decoder.decode_image().ok()?;
+            self.raster(decoded.width, decoded.height, decoded.data)
+        })
     }
 
-    /// The picture shrunk, while decoding, by the greatest of 8, 4 and 2 that leaves both sides at
-    /// least `wanted_hw` long; whole where none does.
+    /// The picture shrunk, while decoding, by [`Jpeg::divisor`].
     pub(super) fn decode_scaled(&mut self, wanted_hw: (usize, usize)) -> Option<RgbRaster> {
+        let divisor = self.divisor(wanted_hw);
+        if let Some(image) = self.rows(divisor).and_then(whole) {
+            return Some(image);
+        }
+        self.decoder.set_scale(ScalingFactor::try_new(1, divisor as u32).ok()?);
+        let decoded = self.decoder.decode_image().ok();
+        self.decoder.set_scale(ScalingFactor::default());
+        decoded.and_then(|decoded| self.raster(decoded.width, decoded.height, decoded.data))
+    }
+
+    /// The rows of a picture that is stored upright and sequentially, shrunk by `divisor`.
+    pub(super) fn rows(&self, divisor: usize) -> Option<Strips<'a>> {
+        let plain = self.orientation == Orientation::NoTransforms
+            && self.decoder.jpeg_color_space() == ColorSpace::YCbCr;
+        if plain { Strips::open(self.bytes, divisor) } else { None }
+    }
+
+    /// The greatest of 8, 4 and 2 that leaves both sides at least `wanted_hw` long when they are
+    /// divided by it; 1 where none does.
+    pub(super) fn divisor(&self, wanted_hw: (usize, usize)) -> usize {
         let full = self.size_hw();
         let long_enough = |divisor: &usize| {
             full.0.div_ceil(*divisor) >= wanted_hw.0 && full.1.div_ceil(*divisor) >= wanted_hw.1
         };
-        let divisor = DIVISORS.into_iter().find(long_enough).unwrap_or(1);
-        self.decoder.set_scale(ScalingFactor::try_new(1, divisor as u32).ok()?);
-        let decoded = self.decode();
-        self.decoder.set_scale(ScalingFactor::default());
-        decoded
+        DIVISORS.into_iter().find(long_enough).unwrap_or(1)
     }
 
     fn raster(&self, width: usize, height: usize, pixels: Vec<u8>) -> Option<RgbRaster> {
@@ -100,4 +123,14 @@ impl<'a> Jpeg<'a> {
             _ => (height, width),
         }
     }
+}
+
+/// All rows; `None` where the scan is damaged.
+fn whole(mut rows: Strips<'_>) -> Option<RgbRaster> {
+    let (height, width) = rows.size_hw();
+    let mut pixels = Vec::with_capacity(height * width * 3);
+    for y in 0..height {
+        pixels.extend_from_slice(rows.row(y)?);
+    }
+    Some(RgbRaster { height, width, pixels })
 }

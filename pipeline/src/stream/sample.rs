@@ -5,8 +5,8 @@ use std::cell::RefCell;
 
 use bytes::BytesMut;
 use clap::ValueEnum;
-use dataset::augment::{Flip, JitterParams, LargeScaleJitter, PairMut, stretch_into};
-use dataset::codec::{DecodeLimits, ImageFile, decode_image, decode_mask};
+use dataset::augment::{Flip, JitterParams, LargeScaleJitter, PairMut, Part};
+use dataset::codec::{DecodeLimits, ImageFile, StoredMask, decode_image, decode_mask};
 use dataset::color_jitter::ColorJitter;
 use dataset::prompt::{Prompt, PromptRecipe};
 use dataset::raster::{MASK_THRESHOLD, Mask255, RgbRaster};
@@ -114,7 +114,7 @@ pub(super) fn prepare(
     Ok(TrainSample { sample_id: fetched.sample.sample_id.clone(), place, prompts })
 }
 
-/// Flips and jitters (or stretches) the decoded pair into `target`.
+/// Flips and jitters (or stretches) the pair into `target`, decoding as much of it as is kept.
 fn augment(
     fetched: &Fetched,
     epoch: u64,
@@ -124,22 +124,36 @@ fn augment(
     verify_checksums(fetched)?;
     let undecodable = |reason| undecodable(fetched, "image", reason);
     let file = ImageFile::open(&fetched.sample.image_bytes, &limits()).map_err(undecodable)?;
-    let mask = mask(fetched)?;
+    // All of the mask is needed only to see how much of it a draw keeps.
+    let whole_mask = recipe.min_foreground_pixels.map(|_| mask(fetched)).transpose()?;
     let size_hw = file.size_hw();
     let copy = recipe.augment_copies.map_or(epoch, |copies| epoch % copies.max(1));
     let mut rng = sample_rng(recipe.seed, copy, &fetched.sample.sample_id, Draw::Augment);
     let flip = Flip::draw(&mut rng, recipe.flip_probability);
-    let jitter = recipe.jitter.as_ref().map(|jitter| {
-        let wanted = recipe.min_foreground_pixels;
-        (jitter, draw_jitter(jitter, wanted, &mut rng, flip, &mask, target.mask))
-    });
-    let scaled_hw = match &jitter {
-        Some((jitter, params)) => jitter.scaled_size(params.random_scale, size_hw),
-        None => (target.side, target.side),
+    let part = match &recipe.jitter {
+        Some(jitter) => {
+            let wanted = recipe.min_foreground_pixels.zip(whole_mask.as_ref());
+            let params = draw_jitter(jitter, wanted, &mut rng, flip, size_hw, target.mask);
+            jitter.part(&params, size_hw)
+        }
+        None => Part::stretched(target.side),
     };
-    let image = match recipe.decode {
-        DecodeMode::Exact => file.decode(),
-        DecodeMode::Scaled => file.decode_scaled(scaled_hw),
+    match whole_mask {
+        Some(whole) => part.of_mask(flip, &whole, target.mask),
+        None => mask_part(fetched, &part, flip, target.mask)?,
+    }
+    let scaled_to = match recipe.decode {
+        DecodeMode::Exact => None,
+        DecodeMode::Scaled => Some(part.scaled_hw()),
+    };
+    // Colour jitter changes each pixel by the mean of all.
+    let rows = if recipe.color_jitter.is_some() { None } else { file.rows(scaled_to) };
+    if rows.is_some_and(|rows| part.of_image_rows(flip, rows, target.image)) {
+        return Ok(());
+    }
+    let image = match scaled_to {
+        None => file.decode(),
+        Some(scaled_hw) => file.decode_scaled(scaled_hw),
     };
     let mut image = image.map_err(undecodable)?;
     if let Some(jitter) = &recipe.color_jitter {
@@ -147,26 +161,36 @@ fn augment(
         let mut rng = sample_rng(recipe.seed, copy, &fetched.sample.sample_id, Draw::ColorJitter);
         jitter.draw(&mut rng).apply(&mut image);
     }
-    match jitter {
-        Some((jitter, params)) => jitter.apply_into(&params, flip, &image, &mask, target),
-        None => stretch_into(flip, &image, &mask, target),
+    part.of_image(flip, &image, target.image);
+    Ok(())
+}
+
+fn mask_part(
+    fetched: &Fetched,
+    part: &Part,
+    flip: bool,
+    target: &mut [u8],
+) -> Result<(), StreamError> {
+    let stored = StoredMask::open(&fetched.sample.mask_bytes);
+    if !stored.is_some_and(|stored| part.of_stored_mask(flip, stored, target)) {
+        part.of_mask(flip, &mask(fetched)?, target);
     }
     Ok(())
 }
 
 /// One jitter, or, where a smallest foreground is asked for, the first of several that keeps so
-/// much, or the one that keeps most. `scratch` is as large as a jittered mask.
+/// much, or the one that keeps most. `wanted` is that foreground, in pixels, and the mask; `scratch`
+/// is as large as a jittered mask.
 fn draw_jitter(
     jitter: &LargeScaleJitter,
-    min_foreground_pixels: Option<usize>,
+    wanted: Option<(usize, &Mask255)>,
     rng: &mut impl Rng,
     flip: bool,
-    mask: &Mask255,
+    size_hw: (usize, usize),
     scratch: &mut [u8],
 ) -> JitterParams {
-    let size_hw = (mask.height, mask.width);
     let mut best = jitter.draw(rng, size_hw);
-    let Some(wanted) = min_foreground_pixels else { return best };
+    let Some((wanted, mask)) = wanted else { return best };
     let mut kept = |params: &JitterParams| {
         jitter.apply_to_mask(params, flip, mask, scratch);
         scratch.iter().filter(|value| **value > MASK_THRESHOLD).count()

@@ -1,0 +1,356 @@
+//! Rows of an ordinary JPEG file, decoded in the order in which they are asked for: nothing is
+//! transformed, upsampled or converted outside the rows and columns that a crop keeps, nothing is
+//! read below them, and no plane of the whole picture is ever in memory. The pixels are
+//! libjpeg-turbo's, whose transforms and colour conversion are used.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use libjpeg_turbo_rs::common::huffman_table::HuffmanTable;
+use libjpeg_turbo_rs::decode::idct_scaled::{idct_1x1, idct_2x2, idct_4x4};
+use libjpeg_turbo_rs::decode::marker::{JpegMetadata, MarkerReader};
+use libjpeg_turbo_rs::simd::{SimdRoutines, detect};
+
+use super::entropy::{Bits, Damaged};
+use crate::resample::Rows;
+
+/// Narrower pictures have borders that libjpeg-turbo upsamples in ways of their own.
+const MIN_WIDTH: usize = 16;
+/// Strips that a plane holds: upsampling reads one row beyond a strip, above it or below.
+const STRIPS_HELD: usize = 2;
+
+/// How chroma gets to the size of luma.
+#[derive(Clone, Copy, PartialEq)]
+enum Upsampling {
+    /// It has it already.
+    None,
+    /// Twice as wide, by libjpeg-turbo's triangle filter.
+    Across,
+    /// Twice as wide and twice as high.
+    Both,
+}
+
+/// One of Y, Cb and Cr.
+struct Component {
+    /// Blocks of an MCU, across and down.
+    across: usize,
+    down: usize,
+    /// Side of a block once transformed: 8, less in a scaled decode.
+    side: usize,
+    quantisation: [u16; 64],
+    dc: Arc<HuffmanTable>,
+    ac: Arc<HuffmanTable>,
+    /// The DC value of the block before.
+    predictor: i16,
+    /// The strips, in turn.
+    samples: Vec<u8>,
+    stride: usize,
+}
+
+/// The rows of one file.
+pub(super) struct Strips<'a> {
+    bits: Bits<'a>,
+    components: [Component; 3],
+    upsampling: Upsampling,
+    routines: SimdRoutines,
+    height: usize,
+    width: usize,
+    /// Output rows and columns of an MCU.
+    mcu_height: usize,
+    mcu_width: usize,
+    mcus_across: usize,
+    restart_interval: usize,
+    mcus_to_restart: usize,
+    /// The strip that is decoded next.
+    next: usize,
+    columns: Range<usize>,
+    /// Upsampled rows of Cb and Cr.
+    chroma: [Vec<u8>; 2],
+    rgb: Vec<u8>,
+}
+
+impl<'a> Strips<'a> {
+    /// Rows of the file with both sides divided by `divisor` (1, 2, 4 or 8), rounding up. `None`
+    /// for what is left to the general decoders: progressive files, several scans, odd sampling.
+    /// The caller knows that the colours are YCbCr.
+    pub(super) fn open(bytes: &'a [u8], divisor: usize) -> Option<Self> {
+        let metadata = MarkerReader::new(bytes).read_markers().ok()?;
+        let frame = &metadata.frame;
+        let odd = frame.precision != 8 || frame.is_progressive || frame.is_lossless;
+        let width = usize::from(frame.width);
+        if odd || metadata.is_arithmetic || metadata.scans.len() > 1 || width < MIN_WIDTH {
+            return None;
+        }
+        let side = 8 / divisor;
+        let (max_across, max_down, chroma_side, upsampling) = match sampling(&metadata)? {
+            [(1, 1), (1, 1), (1, 1)] => (1, 1, side, Upsampling::None),
+            [(2, 1), (1, 1), (1, 1)] if divisor == 1 => (2, 1, side, Upsampling::Across),
+            [(2, 2), (1, 1), (1, 1)] if divisor == 1 => (2, 2, side, Upsampling::Both),
+            // A scaled decode leaves chroma as it is instead of shrinking and enlarging it.
+            [(2, 2), (1, 1), (1, 1)] => (2, 2, 2 * side, Upsampling::None),
+            _ => return None,
+        };
+        let mcus_across = width.div_ceil(8 * max_across);
+        let component = |index: usize| {
+            let (across, down) = if index == 0 { (max_across, max_down) } else { (1, 1) };
+            let side = if index == 0 { side } else { chroma_side };
+            Component::new(&metadata, index, (across, down), side, mcus_across)
+        };
+        let height = usize::from(frame.height).div_ceil(divisor);
+        let width = width.div_ceil(divisor);
+        let restart_interval = usize::from(metadata.restart_interval);
+        let (mcu_height, mcu_width) = (max_down * side, max_across * side);
+        let row = || vec![0; mcus_across * mcu_width + 2];
+        Some(Self {
+            bits: Bits::new(bytes.get(metadata.entropy_data_offset..)?),
+            components: [component(0)?, component(1)?, component(2)?],
+            upsampling,
+            routines: detect(),
+            height,
+            width,
+            mcu_height,
+            mcu_width,
+            mcus_across,
+            restart_interval,
+            mcus_to_restart: restart_interval,
+            next: 0,
+            columns: 0..width,
+            chroma: if upsampling == Upsampling::None {
+                Default::default()
+            } else {
+                [row(), row()]
+            },
+            rgb: vec![0; width * 3],
+        })
+    }
+
+    /// Height and width.
+    pub(super) fn size_hw(&self) -> (usize, usize) {
+        (self.height, self.width)
+    }
+
+    /// Leaves the pixels of all other columns undefined.
+    pub(super) fn keep_columns(&mut self, columns: Range<usize>) {
+        self.columns = columns;
+    }
+
+    /// The rows of chroma that row `y` is made from: the nearest one and the next nearest.
+    fn chroma_rows(&self, y: usize) -> (usize, usize) {
+        if self.upsampling != Upsampling::Both {
+            return (y, y);
+        }
+        let (near, last) = (y / 2, (self.height - 1) / 2);
+        (near, if y.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(last) })
+    }
+
+    /// Decodes strips until those that row `y` reads are there, without transforming earlier ones.
+    fn advance_to(&mut self, y: usize) -> Result<(), Damaged> {
+        let chroma_height = self.components[1].strip_height();
+        let (of_luma, of_chroma) = (y / self.mcu_height, self.chroma_rows(y).1 / chroma_height);
+        let (first, last) = (of_luma.min(of_chroma), of_luma.max(of_chroma));
+        while self.next <= last {
+            let wanted = self.next >= first;
+            pulp::Arch::new().dispatch(
+                #[inline(always)]
+                || self.decode_strip(wanted),
+            )?;
+        }
+        Ok(())
+    }
+
+    /// MCUs of a strip that the kept columns read, neighbours for upsampling included.
+    fn kept_mcus(&self) -> Range<usize> {
+        let first = self.columns.start.saturating_sub(2) / self.mcu_width;
+        first..(self.columns.end + 2).div_ceil(self.mcu_width)
+    }
+
+    #[inline(always)]
+    fn decode_strip(&mut self, wanted: bool) -> Result<(), Damaged> {
+        let kept = if wanted { self.kept_mcus() } else { 0..0 };
+        let idct = self.routines.idct_islow;
+        let mut bits = self.bits;
+        let slot = self.next % STRIPS_HELD;
+        for mcu in 0..self.mcus_across {
+            if self.restart_interval > 0 {
+                if self.mcus_to_restart == 0 {
+                    bits.restart()?;
+                    self.components.iter_mut().for_each(|component| component.predictor = 0);
+                    self.mcus_to_restart = self.restart_interval;
+                }
+                self.mcus_to_restart -= 1;
+            }
+            let kept = kept.contains(&mcu);
+            for component in &mut self.components {
+                for block in 0..component.across * component.down {
+                    let mut coefficients = [0; 64];
+                    let (dc, ac) = (&*component.dc, &*component.ac);
+                    let flat = bits.block(dc, ac, &mut component.predictor, &mut coefficients)?;
+                    if kept {
+                        let (row, column) = (block / component.across, block % component.across);
+                        let y = slot * component.strip_height() + row * component.side;
+                        let x = (mcu * component.across + column) * component.side;
+                        component.transform(&coefficients, flat, idct, y * component.stride + x);
+                    }
+                }
+            }
+        }
+        if bits.is_short() {
+            return Err(Damaged);
+        }
+        self.bits = bits;
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Converts the kept columns of row `y`, the strips of which are there.
+    fn convert(&mut self, y: usize) {
+        let (near, far) = self.chroma_rows(y);
+        let Range { start, end } = self.columns;
+        let [luma, cb, cr] = &self.components;
+        let luma = &luma.row(y)[start..end];
+        let rgb = &mut self.rgb[start * 3..end * 3];
+        if self.upsampling == Upsampling::None {
+            let (cb, cr) = (&cb.row(y)[start..end], &cr.row(y)[start..end]);
+            return self.routines.ycbcr_to_rgb_row(luma, cb, cr, rgb, end - start);
+        }
+        // One sample more on each side than is used, and three at least: then no kept pixel comes
+        // from the filter's rules for borders, unless it lies at the border of the picture.
+        let samples = self.width.div_ceil(2);
+        let first = (start / 2).saturating_sub(1).min(samples - 3);
+        let last = ((end - 1) / 2 + 2).clamp(first + 3, samples);
+        for (target, component) in self.chroma.iter_mut().zip([cb, cr]) {
+            let near = &component.row(near)[first..last];
+            match self.upsampling {
+                Upsampling::Both => double(near, &component.row(far)[first..last], target),
+                _ => self.routines.fancy_upsample_h2v1(near, last - first, target),
+            }
+        }
+        let [cb, cr] = &self.chroma;
+        let kept = start - 2 * first..end - 2 * first;
+        let (cb, cr) = (&cb[kept.clone()], &cr[kept]);
+        self.routines.ycbcr_to_rgb_row(luma, cb, cr, rgb, end - start);
+    }
+}
+
+impl Rows<u8> for Strips<'_> {
+    fn row(&mut self, index: usize) -> Option<&[u8]> {
+        self.advance_to(index).ok()?;
+        self.convert(index);
+        Some(&self.rgb)
+    }
+}
+
+/// Sampling factors, across and down, where each component is in the scan, in order.
+fn sampling(metadata: &JpegMetadata) -> Option<[(u8, u8); 3]> {
+    let (frame, scan) = (&metadata.frame.components, &metadata.scan.components);
+    let all = frame.iter().map(|component| component.id);
+    if !all.eq(scan.iter().map(|component| component.component_id)) {
+        return None;
+    }
+    let factors: Vec<_> =
+        frame.iter().map(|it| (it.horizontal_sampling, it.vertical_sampling)).collect();
+    factors.try_into().ok()
+}
+
+impl Component {
+    fn new(
+        metadata: &JpegMetadata,
+        index: usize,
+        (across, down): (usize, usize),
+        side: usize,
+        mcus_across: usize,
+    ) -> Option<Self> {
+        let (frame, scan) = (&metadata.frame.components[index], &metadata.scan.components[index]);
+        let table = metadata.quant_tables.get(usize::from(frame.quant_table_index))?.as_ref()?;
+        let dc = metadata.dc_huffman_tables.get(usize::from(scan.dc_table_index))?.clone()?;
+        let ac = metadata.ac_huffman_tables.get(usize::from(scan.ac_table_index))?.clone()?;
+        let stride = mcus_across * across * side;
+        let samples = vec![0; stride * down * side * STRIPS_HELD];
+        let quantisation = table.values;
+        Some(Self { across, down, side, quantisation, dc, ac, predictor: 0, samples, stride })
+    }
+
+    fn strip_height(&self) -> usize {
+        self.down * self.side
+    }
+
+    fn row(&self, y: usize) -> &[u8] {
+        let held = y % (STRIPS_HELD * self.strip_height());
+        &self.samples[held * self.stride..(held + 1) * self.stride]
+    }
+
+    /// Writes a block whose first sample is the one at `at`. `flat` blocks have a DC value only.
+    #[inline(always)]
+    fn transform(
+        &mut self,
+        coefficients: &[i16; 64],
+        flat: bool,
+        idct: fn(&[i16; 64], &[u16; 64], &mut [u8; 64]),
+        at: usize,
+    ) {
+        let (samples, table) = (&mut self.samples[at..], &self.quantisation);
+        let level = if flat { flat_level(coefficients[0], table[0]) } else { None };
+        match (self.side, level) {
+            (8, Some(level)) => write::<8>(&[level; 64], samples, self.stride),
+            (8, None) => {
+                let mut block = [0; 64];
+                idct(coefficients, table, &mut block);
+                write::<8>(&block, samples, self.stride);
+            }
+            (4, Some(level)) => write::<4>(&[level; 16], samples, self.stride),
+            (4, None) => {
+                let mut block = [0; 16];
+                idct_4x4(coefficients, table, &mut block);
+                write::<4>(&block, samples, self.stride);
+            }
+            (2, Some(level)) => write::<2>(&[level; 4], samples, self.stride),
+            (2, None) => {
+                let mut block = [0; 4];
+                idct_2x2(coefficients, table, &mut block);
+                write::<2>(&block, samples, self.stride);
+            }
+            _ => samples[0] = idct_1x1(coefficients, table),
+        }
+    }
+}
+
+/// What all samples of a block come to that has a DC value only, whatever its size. `None` beyond
+/// what pictures have, where the transforms differ in how they overflow.
+fn flat_level(dc: i16, quantisation: u16) -> Option<u8> {
+    let level = i32::from(dc) * i32::from(quantisation);
+    (-8192..8192).contains(&level).then(|| (((level + 4) >> 3) + 128).clamp(0, 255) as u8)
+}
+
+#[inline(always)]
+fn write<const SIDE: usize>(block: &[u8], samples: &mut [u8], stride: usize) {
+    for (row, values) in block.as_chunks::<SIDE>().0.iter().enumerate() {
+        samples[row * stride..row * stride + SIDE].copy_from_slice(values);
+    }
+}
+
+/// libjpeg-turbo's `h2v2_fancy_upsample` of one row: three quarters of the nearer sample and one
+/// quarter of the further one, both ways. At least two samples.
+fn double(near: &[u8], far: &[u8], target: &mut [u8]) {
+    pulp::Arch::new().dispatch(
+        #[inline(always)]
+        || {
+            let sum = |at: usize| 3 * u16::from(near[at]) + u16::from(far[at]);
+            let last = near.len() - 1;
+            let far = &far[..near.len()];
+            let (pairs, _) = target[..2 * near.len()].as_chunks_mut::<2>();
+            pairs[0] = [((sum(0) * 4 + 8) >> 4) as u8, ((sum(0) * 3 + sum(1) + 7) >> 4) as u8];
+            let windows = near.windows(3).zip(far.windows(3));
+            for (pair, (near, far)) in pairs[1..last].iter_mut().zip(windows) {
+                let sum = |at: usize| 3 * u16::from(near[at]) + u16::from(far[at]);
+                let (before, here, after) = (sum(0), 3 * sum(1), sum(2));
+                *pair = [((here + before + 8) >> 4) as u8, ((here + after + 7) >> 4) as u8];
+            }
+            let before = sum(last - 1);
+            pairs[last] =
+                [((sum(last) * 3 + before + 8) >> 4) as u8, ((sum(last) * 4 + 7) >> 4) as u8];
+        },
+    );
+}
+
+#[cfg(test)]
+mod tests;
