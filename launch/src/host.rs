@@ -10,7 +10,7 @@ use crate::coordinator::{Coordinator, Orders};
 use crate::job::{Endpoint, JobError};
 use crate::link::{self, Sending};
 use crate::port::ReservedPort;
-use crate::protocol::{Join, Order, Report};
+use crate::protocol::{Join, Report};
 
 /// How long machines may take to read that the job is over.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -203,13 +203,5 @@ fn serve(stream: std::net::TcpStream, connection: u32, silence: Duration, inputs
         if inputs.send(input).is_err() || is_lost {
             return;
         }
-    }
-}
-
-/// The order that ends a machine's part before it began.
-pub(crate) fn refusal(order: &Order) -> Option<&str> {
-    match order {
-        Order::Refuse { reason, .. } => Some(reason),
-        _ => None,
     }
 }

@@ -18,7 +18,7 @@ use crate::guard::Guard;
 use crate::host::{self, Host, Input, LOCAL};
 use crate::member;
 use crate::processes::Mark;
-use crate::protocol::{Join, VERSION, Verdict};
+use crate::protocol::{Join, Order, VERSION, Verdict};
 use crate::restarts::PastRound;
 
 /// What to run, and how often.
@@ -219,8 +219,8 @@ fn run_node_0(agent: &mut Agent) -> Result<Verdict, JobError> {
         round: 0,
     };
     let mut coordinator = Coordinator::new(settings, Instant::now());
-    if let Err(refusal) = coordinator.join(&own) {
-        return Err(JobError::Refused(host::refusal(&refusal).unwrap_or_default().to_owned()));
+    if let Err(Order::Refuse { reason, .. }) = coordinator.join(&own) {
+        return Err(JobError::Refused(reason));
     }
     let host = Host { coordinator, inputs, local: agent.to_events.clone() };
     std::thread::Builder::new()

@@ -139,7 +139,8 @@ impl RankEnv {
     /// | srun | `SLURM_PROCID`, `SLURM_STEP_NUM_TASKS` | `SLURM_LOCALID`, `SLURM_STEP_TASKS_PER_NODE` | the step's first node, a port made of the job's number |
     ///
     /// `RANK` and `WORLD_SIZE` alone, outside of a pod and of srun, count all ranks as being on
-    /// this machine. `MASTER_ADDR` and `MASTER_PORT` win wherever they are set.
+    /// this machine. `MASTER_ADDR` and `MASTER_PORT` win wherever they are set; where torchrun listens
+    /// on that port itself, the one after it is used.
     ///
     /// # Errors
     /// As for [`from_env`](Self::from_env).

@@ -10,10 +10,10 @@ const ROLE_NAME: &str = "ROLE_NAME";
 const ROLE_RANK: &str = "ROLE_RANK";
 const ROLE_WORLD_SIZE: &str = "ROLE_WORLD_SIZE";
 const RUN_ID: &str = "TORCHELASTIC_RUN_ID";
-const RESTART_COUNT: &str = "TORCHELASTIC_RESTART_COUNT";
+pub(super) const RESTART_COUNT: &str = "TORCHELASTIC_RESTART_COUNT";
 const MAX_RESTARTS: &str = "TORCHELASTIC_MAX_RESTARTS";
-/// torch's `env://` start reads it: "True" would mean that the launcher hosts the TCPStore.
-const USE_AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
+/// "True" where torchrun itself listens on `MASTER_PORT`.
+pub(super) const USE_AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";
 
 /// The job that a rank is part of, as torchrun describes it. torchrun's roles are one here.
 #[derive(Clone, Debug, PartialEq, Eq)]

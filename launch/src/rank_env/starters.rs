@@ -1,5 +1,6 @@
 //! How launchers other than torchrun tell a process its place.
 
+use super::job_env::{RESTART_COUNT, USE_AGENT_STORE};
 use super::slurm::{first_host, tasks_per_node};
 use super::{
     LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, RANK, RankEnv, RankEnvError,
@@ -111,11 +112,23 @@ pub(super) fn rank_env(lookup: Lookup) -> Result<Option<RankEnv>, RankEnvError> 
         (None, _) => return Err(RankEnvError::HalfSet { set, missing: MASTER_ADDR }),
     };
     let master_port = match (lookup(MASTER_PORT), starter) {
-        (Some(text), _) => port(MASTER_PORT, &text)?,
+        (Some(text), _) => beside_torchrun(port(MASTER_PORT, &text)?, lookup)?,
         (None, Starter::Slurm) => slurm_port(lookup)?,
         (None, _) => return Err(RankEnvError::HalfSet { set, missing: MASTER_PORT }),
     };
     Ok(Some(RankEnv { rank, local_rank, world_size, local_world_size, master_addr, master_port }))
+}
+
+/// torchrun listens on `MASTER_PORT` itself, where torch's ranks are its clients. Ours have a store
+/// of their own on a port beside it, and after a restart beside that.
+fn beside_torchrun(port: u16, lookup: Lookup) -> Result<u16, RankEnvError> {
+    if lookup(USE_AGENT_STORE).as_deref() != Some("True") {
+        return Ok(port);
+    }
+    let restarts = lookup(RESTART_COUNT).map_or(Ok(0), |text| count(RESTART_COUNT, &text))?;
+    // At most 16, so that the sum leaves the range for the highest ports only.
+    let step = u16::try_from(restarts % 16 + 1).unwrap_or(1);
+    Ok(port.checked_add(step).unwrap_or(port - step))
 }
 
 /// This process among all, and how many there are.

@@ -151,10 +151,14 @@ fn every_starter_is_recognised() {
     let pytorch_job = pod(&[("RANK", "2"), ("WORLD_SIZE", "3"), ("PET_NNODES", "3")]);
     let indexed = pod(&[("JOB_COMPLETION_INDEX", "2"), ("WORLD_SIZE", "3")]);
     let slurm_port = 20_000 + 6_041;
+    // torchrun itself listens on the port that it names.
+    let hosted = [("TORCHELASTIC_USE_AGENT_STORE", "True"), ("TORCHELASTIC_RESTART_COUNT", "2")];
+    let torchrun = [&FULL[..], &hosted].concat();
     // Under srun, mpirun's own daemons are the tasks.
     let mpi_in_slurm = [&OPEN_MPI[..], &MASTER, &SRUN].concat();
     let exported = [&SRUN[..], &MASTER, &[("RANK", "7"), ("WORLD_SIZE", "11")]].concat();
     let cases = [
+        (&torchrun[..], [5, 1, 8, 4], "node0", 29503),
         (&SRUN[..], [7, 3, 11, 4], "gpu003", slurm_port),
         (&[&SRUN[..], &MASTER].concat(), [7, 3, 11, 4], "head", 4000),
         (&exported, [7, 3, 11, 4], "head", 4000),

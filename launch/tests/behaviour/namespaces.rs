@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use crate::support::{Running, end, exchange, line, spawn, stderr, wait_for};
+use crate::support::{Running, end, exchange, line, skip, spawn, stderr, wait_for};
 
 const ENDPOINT: &str = "10.177.0.1:29400";
 
@@ -51,7 +51,7 @@ impl Cable {
             std::env::var("LAUNCH_TEST_NAMESPACES").as_deref() != Ok("required"),
             "network namespaces cannot be made here"
         );
-        eprintln!("SKIPPED: network namespaces take root and the program `ip`");
+        skip("network namespaces take root and the program `ip`");
         None
     }
 

@@ -1,7 +1,7 @@
 //! Ranks that others start, and others' ranks that `launch` starts. Each rank is the example
 //! `exchange`, which only works when all ranks find each other under the right numbers.
 //!
-//! torch comes from HQSAM_PYTHON, mpirun from PATH; without them these tests are
+//! torchrun and torch come from HQSAM_PYTHON, mpirun from PATH; without them these tests are
 //! skipped with a message. Slurm and Kubernetes are played by what they set.
 
 use std::net::TcpListener;
@@ -9,14 +9,14 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::support::{end, exchange, launch, spawn, stderr, stdout};
+use crate::support::{end, exchange, launch, skip, spawn, stderr, stdout};
 
 const STEPS: &str = "20";
 
 fn python() -> Option<PathBuf> {
     let python = std::env::var_os("HQSAM_PYTHON").map(PathBuf::from).filter(|path| path.is_file());
     if python.is_none() {
-        eprintln!("SKIPPED: HQSAM_PYTHON names no Python with torch");
+        skip("HQSAM_PYTHON names no Python with torch");
     }
     python
 }
@@ -57,6 +57,16 @@ fn assert_done(output: &Output, num_ranks: usize) {
 }
 
 #[test]
+fn torchrun_starts_our_ranks() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = Command::new(python);
+    command.args(["-m", "torch.distributed.run", "--nproc-per-node", "3", "--standalone"]);
+    command.arg("--no-python").arg(exchange()).arg(STEPS).arg(folder.path());
+    assert_done(&end(spawn(&mut command)), 3);
+}
+
+#[test]
 fn launch_starts_ranks_of_torch_on_its_reserved_port() {
     let Some(python) = python() else { return };
     let program = "
@@ -77,7 +87,7 @@ dist.destroy_process_group()
 #[test]
 fn mpirun_starts_our_ranks() {
     if Command::new("mpirun").arg("--version").output().is_err() {
-        eprintln!("SKIPPED: there is no mpirun on PATH");
+        skip("there is no mpirun on PATH");
         return;
     }
     let folder = tempfile::tempdir().unwrap();

@@ -18,6 +18,12 @@ pub(crate) fn script(procs: &str, script: &str) -> Command {
     launch(&["--procs", procs, "--grace", "2", "--", "sh", "-c", script])
 }
 
+/// Says why a test does nothing.
+#[expect(clippy::print_stdout, reason = "a skipped test says so in its output")]
+pub(crate) fn skip(reason: &str) {
+    println!("skipped: {reason}");
+}
+
 /// The example that exchanges numbers between ranks.
 pub(crate) fn exchange() -> PathBuf {
     let own = std::env::current_exe().unwrap();
