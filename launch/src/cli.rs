@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::gpus;
-use crate::job::Job;
+use crate::job::{Endpoint, Job, Nodes};
 
 /// Tells `hqsam` which device to use: `cuda` or `cpu`.
 const DEVICE_VARIABLE: &str = "HQSAM_DEVICE";
@@ -19,18 +19,28 @@ const TRAINER: &str = "hqsam";
 #[command(
     version,
     about,
-    override_usage = "launch <--gpus N | --procs N> CONFIG [--set A.B=C]... [--resume]\n       launch <--gpus N | --procs N> -- COMMAND [ARGUMENT]..."
+    override_usage = "launch <--gpus N | --gpus auto | --procs N> CONFIG [--set A.B=C]... [--resume]\n       launch <--gpus N | --gpus auto | --procs N> -- COMMAND [ARGUMENT]..."
 )]
 pub struct Arguments {
-    /// One process for each of N GPUs of this machine
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..), required_unless_present = "procs", conflicts_with = "procs")]
-    pub gpus: Option<u16>,
+    /// One process for each of N GPUs of this machine, or of all with `auto`
+    #[arg(long, value_name = "N|auto", value_parser = gpu_count, required_unless_present = "procs", conflicts_with = "procs")]
+    pub gpus: Option<GpuCount>,
     /// N processes on the CPU
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub procs: Option<u16>,
     /// Seconds that the other processes get to end after one failed
-    #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 8)]
     pub grace: u64,
+    /// Starts all processes again when one failed, up to R times, from the last checkpoint
+    #[arg(long, value_name = "R", default_value_t = 0)]
+    pub max_restarts: u32,
+    /// Ends the job when a process gave no sign of life for this long. Without it, only processes
+    /// that gave one are judged, after 30 minutes
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub heartbeat_timeout: Option<u64>,
+    /// The other machines
+    #[command(flatten)]
+    pub network: NetworkArguments,
     /// What to train: runs `hqsam train CONFIG`
     #[arg(required_unless_present = "command")]
     pub config: Option<PathBuf>,
@@ -43,6 +53,58 @@ pub struct Arguments {
     /// Any command instead of CONFIG
     #[arg(last = true, conflicts_with_all = ["config", "set", "resume"])]
     pub command: Vec<OsString>,
+}
+
+/// Several machines: the same command on each, with its own `--node-rank`.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Several machines")]
+pub struct NetworkArguments {
+    /// Number of machines
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub nnodes: Option<u16>,
+    /// This machine, from 0
+    #[arg(long, value_name = "K")]
+    pub node_rank: Option<u16>,
+    /// Where node 0 listens for the others, as they reach it
+    #[arg(long, value_name = "HOST:PORT", value_parser = endpoint)]
+    pub rdzv_endpoint: Option<Endpoint>,
+    /// Name of the job, so that two jobs at one endpoint do not mix
+    #[arg(long, value_name = "ID")]
+    pub rdzv_id: Option<String>,
+    /// How long machines wait for each other
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    pub rdzv_timeout: u64,
+    /// A machine that was silent for this long is lost
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
+    pub node_timeout: u64,
+}
+
+/// How many GPUs to use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GpuCount {
+    /// So many.
+    Exactly(u16),
+    /// All that are visible.
+    Auto,
+}
+
+fn gpu_count(text: &str) -> Result<GpuCount, String> {
+    match text.parse() {
+        _ if text == "auto" => Ok(GpuCount::Auto),
+        Ok(number) if number > 0 => Ok(GpuCount::Exactly(number)),
+        _ => Err("expected a number from 1, or `auto`".to_owned()),
+    }
+}
+
+fn endpoint(text: &str) -> Result<Endpoint, String> {
+    let parts = text.rsplit_once(':').and_then(|(host, port)| {
+        let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        Some((host, port.parse().ok().filter(|&port: &u16| port > 0)?))
+    });
+    match parts {
+        Some((host, port)) if !host.is_empty() => Ok(Endpoint { host: host.to_owned(), port }),
+        _ => Err("expected HOST:PORT, such as node0:29400".to_owned()),
+    }
 }
 
 /// Why the arguments make no job. Each text says what to do.
@@ -61,6 +123,22 @@ pub enum ArgumentError {
         /// The rest of the command line.
         what: String,
     },
+    /// The machines are only half described.
+    #[error("--nnodes {nnodes} also needs {missing}")]
+    HalfNetwork {
+        /// Number of machines.
+        nnodes: u16,
+        /// What is missing.
+        missing: &'static str,
+    },
+    /// This machine is none of those.
+    #[error("--node-rank {node_rank} is outside of --nnodes {nnodes}: it must be smaller")]
+    NodeRank {
+        /// This machine.
+        node_rank: u16,
+        /// Number of machines.
+        nnodes: u16,
+    },
     /// The configuration file is not there.
     #[error("no configuration at {0}")]
     NoConfig(PathBuf),
@@ -71,20 +149,8 @@ pub enum ArgumentError {
 /// # Errors
 /// Where the machine has too few GPUs or the configuration is not there.
 pub fn job(arguments: &Arguments) -> Result<Job, ArgumentError> {
-    let (num_ranks, device) = match arguments.gpus {
-        Some(wanted) => (usize::from(wanted), "cuda"),
-        None => (usize::from(arguments.procs.unwrap_or(1)), "cpu"),
-    };
-    if arguments.gpus.is_some() {
-        let found = gpus::visible(Path::new("/"), std::env::var("CUDA_VISIBLE_DEVICES").ok());
-        if found < num_ranks {
-            return Err(ArgumentError::TooFewGpus {
-                wanted: num_ranks,
-                found,
-                what: what(arguments),
-            });
-        }
-    }
+    let (num_ranks, device) = ranks(arguments)?;
+    let mut restart_arguments = Vec::new();
     let command = match &arguments.config {
         None => arguments.command.clone(),
         Some(config) if !config.is_file() => {
@@ -95,16 +161,63 @@ pub fn job(arguments: &Arguments) -> Result<Job, ArgumentError> {
             for value in &arguments.set {
                 command.extend(["--set".into(), value.into()]);
             }
-            command.extend(arguments.resume.then(|| "--resume".into()));
+            let resume = "--resume".into();
+            if arguments.resume {
+                command.push(resume);
+            } else {
+                restart_arguments.push(resume);
+            }
             command
         }
     };
     Ok(Job {
         command,
+        restart_arguments,
         num_ranks,
         env: vec![(DEVICE_VARIABLE.to_owned(), device.to_owned())],
         grace: Duration::from_secs(arguments.grace),
+        max_restarts: arguments.max_restarts,
+        heartbeat_timeout: arguments.heartbeat_timeout.map(Duration::from_secs),
+        nodes: nodes(&arguments.network)?,
     })
+}
+
+/// Processes on this machine, and what they compute on.
+fn ranks(arguments: &Arguments) -> Result<(usize, &'static str), ArgumentError> {
+    let Some(wanted) = arguments.gpus else {
+        return Ok((usize::from(arguments.procs.unwrap_or(1)), "cpu"));
+    };
+    let found = gpus::visible(Path::new("/"), std::env::var("CUDA_VISIBLE_DEVICES").ok());
+    let wanted = match wanted {
+        GpuCount::Exactly(number) => usize::from(number),
+        GpuCount::Auto => found.max(1),
+    };
+    if found < wanted {
+        return Err(ArgumentError::TooFewGpus { wanted, found, what: what(arguments) });
+    }
+    Ok((wanted, "cuda"))
+}
+
+/// The machines; `None` where this is the only one.
+fn nodes(network: &NetworkArguments) -> Result<Option<Nodes>, ArgumentError> {
+    let nnodes = network.nnodes.unwrap_or(1);
+    if nnodes == 1 {
+        return Ok(None);
+    }
+    let missing = |missing| ArgumentError::HalfNetwork { nnodes, missing };
+    let node_rank = network.node_rank.ok_or_else(|| missing("--node-rank K"))?;
+    let endpoint = network.rdzv_endpoint.clone();
+    if node_rank >= nnodes {
+        return Err(ArgumentError::NodeRank { node_rank, nnodes });
+    }
+    Ok(Some(Nodes {
+        num_nodes: nnodes.into(),
+        node_rank: node_rank.into(),
+        endpoint: endpoint.ok_or_else(|| missing("--rdzv-endpoint HOST:PORT"))?,
+        run_id: network.rdzv_id.clone(),
+        join_timeout: Duration::from_secs(network.rdzv_timeout),
+        silence: Duration::from_secs(network.node_timeout),
+    }))
 }
 
 /// `hqsam` beside this program, or as PATH finds it.

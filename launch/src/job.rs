@@ -1,51 +1,97 @@
-//! Starts the ranks of a job, watches them and stops them together.
+//! A job from its start to its verdict.
 
 use std::ffi::OsString;
-use std::net::TcpListener;
-use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::thread::JoinHandle;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-use crate::output::{Tail, forward};
-use crate::rank_env::RankEnv;
-
-const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
-/// How long output of ended ranks may still be on its way.
-const DRAIN: Duration = Duration::from_secs(2);
+use crate::agent::{Agent, End, Event};
+use crate::coordinator::{Coordinator, Settings};
+use crate::failure::{Failure, signal_code, signal_name};
+use crate::guard::Guard;
+use crate::host::{self, Host, Input, LOCAL};
+use crate::member;
+use crate::processes::Mark;
+use crate::protocol::{Join, Order, VERSION, Verdict};
+use crate::restarts::PastRound;
 
 /// What to run, and how often.
 #[derive(Clone, Debug)]
 pub struct Job {
     /// Program and arguments.
     pub command: Vec<OsString>,
-    /// Number of processes.
+    /// Arguments that are added when ranks are started again.
+    pub restart_arguments: Vec<OsString>,
+    /// Number of processes on this machine.
     pub num_ranks: usize,
     /// Variables for all ranks, besides the rank environment.
     pub env: Vec<(String, String)>,
     /// Time between asking the ranks to end and killing them.
     pub grace: Duration,
+    /// How often the ranks may be started again.
+    pub max_restarts: u32,
+    /// Silence after which a rank counts as hung. `None`: only ranks that beat are judged, by a
+    /// long default.
+    pub heartbeat_timeout: Option<Duration>,
+    /// The other machines, if there are any.
+    pub nodes: Option<Nodes>,
+}
+
+/// This machine among several.
+#[derive(Clone, Debug)]
+pub struct Nodes {
+    /// Number of machines.
+    pub num_nodes: usize,
+    /// This machine, from 0.
+    pub node_rank: usize,
+    /// Where node 0 listens.
+    pub endpoint: Endpoint,
+    /// Name of the job; node 0 makes one up.
+    pub run_id: Option<String>,
+    /// How long machines wait for each other.
+    pub join_timeout: Duration,
+    /// A machine that was silent for so long is lost.
+    pub silence: Duration,
+}
+
+/// Host name or address, and port, of node 0's launcher.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Endpoint {
+    /// Host name or address; IPv6 without brackets.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// How a job succeeded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Success {
+    /// Every rank exited with 0.
+    Finished,
+    /// So did they after this signal, having saved what they wanted to.
+    Saved(i32),
 }
 
 /// Why a job did not succeed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JobError {
-    /// A rank could not be started.
-    #[error("rank {rank}: cannot start {program}: {source}")]
-    Start {
-        /// The rank.
-        rank: usize,
-        /// The program.
-        program: String,
-        /// Why.
-        source: std::io::Error,
-    },
     /// This machine would not let us watch the ranks.
     #[error("cannot {what}: {source}")]
     System {
@@ -54,25 +100,42 @@ pub enum JobError {
         /// Why.
         source: std::io::Error,
     },
-    /// A rank failed; the others were stopped.
-    #[error("rank {rank} of {num_ranks} failed: {reason}")]
-    Rank {
-        /// The first rank that failed.
-        rank: usize,
-        /// Number of ranks.
-        num_ranks: usize,
-        /// Exit code or signal, and its last line where it was seen.
-        reason: String,
-        /// Its exit code, or 128 and its signal.
-        code: u8,
+    /// Node 0 cannot listen where the others will look for it.
+    #[error("cannot listen on --rdzv-endpoint {endpoint}: {source}")]
+    Endpoint {
+        /// Where.
+        endpoint: Endpoint,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Node 0 was never reached.
+    #[error("node 0 cannot be reached at {endpoint} within {} s: {problem}", waited.as_secs())]
+    NoEndpoint {
+        /// Where.
+        endpoint: Endpoint,
+        /// For how long it was tried.
+        waited: Duration,
+        /// What the last attempt said.
+        problem: String,
+    },
+    /// Node 0 does not want this machine.
+    #[error("node 0 refuses this machine: {0}")]
+    Refused(String),
+    /// A rank or a machine failed; the others were stopped.
+    #[error("{}", failure.line)]
+    Failed {
+        /// What came first.
+        failure: Box<Failure>,
+        /// Rounds that failed before.
+        history: Vec<PastRound>,
+        /// Why there was no further restart, where one had been possible.
+        why: Option<String>,
     },
     /// A signal ended the job.
-    #[error("interrupted by {name}; every rank has ended")]
+    #[error("interrupted by {}; every rank has ended", signal_name(*signal))]
     Interrupted {
         /// The signal.
-        name: &'static str,
-        /// 128 and the signal.
-        code: u8,
+        signal: i32,
     },
 }
 
@@ -80,224 +143,124 @@ impl JobError {
     /// The exit code of the launcher.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Start { .. } => 127,
-            Self::System { .. } => 1,
-            Self::Rank { code, .. } | Self::Interrupted { code, .. } => *code,
+            Self::System { .. } | Self::Endpoint { .. } | Self::NoEndpoint { .. } => 1,
+            Self::Refused(_) => 2,
+            Self::Failed { failure, .. } => failure.code,
+            Self::Interrupted { signal } => signal_code(*signal),
         }
     }
-}
-
-enum Event {
-    Ended(usize, std::io::Result<ExitStatus>),
-    Signal(i32),
-}
-
-struct Rank {
-    group: Pid,
-    tail: Tail,
-    alive: bool,
 }
 
 /// Runs the job to its end.
 ///
-/// The first SIGINT or SIGTERM is passed on to every rank, which may finish and save; the
-/// second kills them. When a rank fails, the others get SIGTERM, and SIGKILL after the grace.
-/// Each rank is its own process group, so what it started ends with it.
+/// The first SIGINT or SIGTERM is passed on to every rank of every machine, which may finish and
+/// save; the second kills them. SIGHUP does nothing. When a rank fails or hangs, the others get
+/// SIGTERM, and SIGKILL after the grace; then all are started again, if restarts are left and
+/// help. When this process is killed, its [guard](crate::guard) ends the ranks.
 ///
 /// # Errors
-/// The first rank that failed, or the signal that ended the job.
-pub fn run(job: &Job) -> Result<(), JobError> {
-    let (events, received) = channel();
-    let mut signals = Signals::new([SIGINT, SIGTERM])
-        .map_err(|source| JobError::System { what: "watch for signals", source })?;
-    let handle = signals.handle();
-    let to_events = events.clone();
-    let watcher = std::thread::spawn(move || {
+/// The first rank or machine that failed, or the signal that ended the job.
+pub fn run(job: &Job) -> Result<Success, JobError> {
+    let (to_events, events) = channel();
+    watch_signals(to_events.clone()).map_err(system("watch for signals"))?;
+    let mark = Mark::new();
+    let folder = heartbeat_folder().map_err(system("create a folder for heartbeats"))?;
+    let _guard =
+        Guard::start(&mark, job.grace, folder.path()).map_err(system("start the guard process"))?;
+    let mut agent = Agent {
+        job,
+        node: job.nodes.as_ref().map_or(0, |nodes| nodes.node_rank),
+        master_addr: match &job.nodes {
+            Some(nodes) => nodes.endpoint.host.clone(),
+            None => "127.0.0.1".to_owned(),
+        },
+        mark,
+        folder: folder.path().to_owned(),
+        events,
+        to_events,
+        connection: LOCAL,
+        signal: None,
+        round: None,
+    };
+    let verdict = match &job.nodes {
+        Some(nodes) if nodes.node_rank > 0 => member::run(&mut agent, nodes)?,
+        _ => run_node_0(&mut agent)?,
+    };
+    match verdict {
+        Verdict::Finished => Ok(Success::Finished),
+        Verdict::Saved(signal) => Ok(Success::Saved(signal)),
+        Verdict::Interrupted(signal) => Err(JobError::Interrupted { signal }),
+        Verdict::Failed { failure, history, why } => {
+            Err(JobError::Failed { failure: Box::new(failure), history, why })
+        }
+    }
+}
+
+fn run_node_0(agent: &mut Agent) -> Result<Verdict, JobError> {
+    let job = agent.job;
+    let (to_inputs, inputs) = channel();
+    let run_id = job.nodes.as_ref().and_then(|nodes| nodes.run_id.clone());
+    let settings = Settings {
+        num_nodes: job.nodes.as_ref().map_or(1, |nodes| nodes.num_nodes),
+        max_restarts: job.max_restarts,
+        join_timeout: job.nodes.as_ref().map_or(Duration::ZERO, |nodes| nodes.join_timeout),
+        run_id: run_id.unwrap_or_else(|| agent.mark.as_str().to_owned()),
+    };
+    if let Some(nodes) = &job.nodes {
+        host::listen(&nodes.endpoint, nodes.silence, to_inputs.clone())?;
+        crate::say(&format!("waiting for {} machines at {}", nodes.num_nodes, nodes.endpoint));
+    }
+    let own = Join {
+        version: VERSION,
+        node: 0,
+        num_nodes: settings.num_nodes,
+        num_ranks: job.num_ranks,
+        run_id: None,
+        round: 0,
+    };
+    let mut coordinator = Coordinator::new(settings, Instant::now());
+    if let Err(Order::Refuse { reason, .. }) = coordinator.join(&own) {
+        return Err(JobError::Refused(reason));
+    }
+    let host = Host { coordinator, inputs, local: agent.to_events.clone() };
+    std::thread::Builder::new()
+        .name("host".to_owned())
+        .spawn(move || host.run())
+        .map_err(system("start a thread"))?;
+    match agent.run(&|report| {
+        // The host ends only after it gave the verdict.
+        let _ = to_inputs.send(Input::Report(0, LOCAL, report));
+    }) {
+        End::Verdict(verdict) => Ok(verdict),
+        End::Lost(reason) | End::Refused { reason, .. } => Err(JobError::Refused(reason)),
+    }
+}
+
+fn system(what: &'static str) -> impl Fn(std::io::Error) -> JobError {
+    move |source| JobError::System { what, source }
+}
+
+fn watch_signals(events: Sender<Event>) -> std::io::Result<()> {
+    // Closing the terminal must not end a training.
+    signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false)))?;
+    let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    let watch = move || {
         for signal in &mut signals {
-            if to_events.send(Event::Signal(signal)).is_err() {
+            if events.send(Event::Signal(signal)).is_err() {
                 return;
             }
         }
-    });
-    let mut group = Group { ranks: Vec::new(), outputs: Vec::new(), num_ranks: job.num_ranks };
-    let outcome = group.start(job, &events).and_then(|()| group.watch(job.grace, &received));
-    group.sweep();
-    handle.close();
-    // The watcher cannot panic: it only passes numbers on.
-    let _ = watcher.join();
-    outcome
-}
-
-/// The ranks that were started.
-struct Group {
-    ranks: Vec<Rank>,
-    outputs: Vec<JoinHandle<()>>,
-    num_ranks: usize,
-}
-
-impl Group {
-    fn start(&mut self, job: &Job, events: &Sender<Event>) -> Result<(), JobError> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let threads = (cores / job.num_ranks).max(1).to_string();
-        let master_port =
-            free_port().map_err(|source| JobError::System { what: "find a free port", source })?;
-        for rank in 0..job.num_ranks {
-            let mut command = Command::new(&job.command[0]);
-            command.args(&job.command[1..]).stdin(Stdio::null()).process_group(0);
-            command.envs(job.env.iter().map(|(name, value)| (name, value)));
-            if std::env::var_os(OMP_NUM_THREADS).is_none() {
-                command.env(OMP_NUM_THREADS, &threads);
-            }
-            let env = RankEnv {
-                rank,
-                local_rank: rank,
-                world_size: job.num_ranks,
-                local_world_size: job.num_ranks,
-                master_addr: "127.0.0.1".to_owned(),
-                master_port,
-            };
-            env.apply_to(&mut command);
-            // Rank 0 keeps the terminal, so that its progress bar works.
-            if rank > 0 {
-                command.stdout(Stdio::piped()).stderr(Stdio::piped());
-            }
-            self.spawn(rank, &mut command, events).map_err(|source| {
-                let program = job.command[0].to_string_lossy().into_owned();
-                JobError::Start { rank, program, source }
-            })?;
-        }
-        Ok(())
-    }
-
-    fn spawn(
-        &mut self,
-        rank: usize,
-        command: &mut Command,
-        events: &Sender<Event>,
-    ) -> std::io::Result<()> {
-        let mut child = command.spawn()?;
-        let group = Pid::from_child(&child);
-        let tail = Tail::default();
-        self.ranks.push(Rank { group, tail: tail.clone(), alive: true });
-        if let Some(stdout) = child.stdout.take() {
-            self.outputs.push(forward(rank, stdout, std::io::stdout(), tail.clone())?);
-        }
-        if let Some(stderr) = child.stderr.take() {
-            self.outputs.push(forward(rank, stderr, std::io::stderr(), tail)?);
-        }
-        let events = events.clone();
-        let wait = move |mut child: Child| {
-            // The receiver is gone only when the job is over.
-            let _ = events.send(Event::Ended(rank, child.wait()));
-        };
-        std::thread::Builder::new().name(format!("wait-{rank}")).spawn(move || wait(child))?;
-        Ok(())
-    }
-
-    /// Until every rank has ended.
-    fn watch(&mut self, grace: Duration, events: &Receiver<Event>) -> Result<(), JobError> {
-        let mut outcome = Ok(());
-        let mut interrupted = None;
-        let mut kill_at: Option<Instant> = None;
-        while self.ranks.iter().any(|rank| rank.alive) {
-            let event = match kill_at {
-                None => events.recv().map_err(|_| RecvTimeoutError::Disconnected),
-                Some(at) => events.recv_timeout(at.saturating_duration_since(Instant::now())),
-            };
-            match event {
-                Ok(Event::Ended(rank, status)) => {
-                    self.ranks[rank].alive = false;
-                    let failure = failure(&status, interrupted);
-                    if let (Some((reason, code)), true) = (failure, outcome.is_ok()) {
-                        outcome = Err(self.rank_error(rank, &reason, code));
-                        self.signal(Signal::TERM);
-                        kill_at = Some(Instant::now() + grace);
-                    }
-                }
-                Ok(Event::Signal(_)) if interrupted.is_some() => self.signal(Signal::KILL),
-                Ok(Event::Signal(number)) => {
-                    interrupted = Some(number);
-                    self.signal(if number == SIGINT { Signal::INT } else { Signal::TERM });
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    self.signal(Signal::KILL);
-                    kill_at = None;
-                }
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-        }
-        match (outcome, interrupted) {
-            (Ok(()), Some(number)) => {
-                let name = if number == SIGINT { "SIGINT" } else { "SIGTERM" };
-                Err(JobError::Interrupted { name, code: signal_code(number) })
-            }
-            (outcome, _) => outcome,
-        }
-    }
-
-    fn rank_error(&self, rank: usize, reason: &str, code: u8) -> JobError {
-        // Its last line may still be in the pipe.
-        std::thread::sleep(Duration::from_millis(100));
-        let last = self.ranks[rank].tail.lines().into_iter().rev().find(|l| !l.trim().is_empty());
-        let reason = match last {
-            Some(line) => format!("{reason}: {}", line.trim()),
-            None if rank == 0 => format!("{reason}; its own output above says why"),
-            None => reason.to_owned(),
-        };
-        JobError::Rank { rank, num_ranks: self.num_ranks, reason, code }
-    }
-
-    fn signal(&self, signal: Signal) {
-        for rank in &self.ranks {
-            // A group without processes is what we want.
-            let _ = kill_process_group(rank.group, signal);
-        }
-    }
-
-    /// Ends whatever ranks left behind, then lets the last lines through.
-    fn sweep(&mut self) {
-        self.signal(Signal::KILL);
-        let until = Instant::now() + DRAIN;
-        for output in self.outputs.drain(..) {
-            while !output.is_finished() && Instant::now() < until {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
-    }
-}
-
-/// A port that was free a moment ago. Another process may take it before rank 0 listens
-/// on it; rank 0 then ends with an error that names the port, and the job can be run again.
-fn free_port() -> std::io::Result<u16> {
-    Ok(TcpListener::bind(("0.0.0.0", 0))?.local_addr()?.port())
-}
-
-/// In words and as an exit code; `None` for success, and for a rank that the forwarded signal ended.
-fn failure(status: &std::io::Result<ExitStatus>, interrupted: Option<i32>) -> Option<(String, u8)> {
-    let status = match status {
-        Ok(status) => status,
-        Err(error) => return Some((format!("it cannot be waited for: {error}"), 1)),
     };
-    match (status.code(), status.signal()) {
-        (Some(0), _) => None,
-        (Some(code), _) if interrupted.is_some_and(|n| code == i32::from(signal_code(n))) => None,
-        (Some(code), _) => Some((format!("exit code {code}"), u8::try_from(code).unwrap_or(1))),
-        (None, Some(signal)) if interrupted.is_some() && matches!(signal, SIGINT | SIGTERM | 9) => {
-            None
-        }
-        (None, Some(signal)) => Some((format!("killed by {}", name(signal)), signal_code(signal))),
-        (None, None) => Some(("it ended in an unknown way".to_owned(), 1)),
-    }
+    std::thread::Builder::new().name("signals".to_owned()).spawn(watch)?;
+    Ok(())
 }
 
-fn signal_code(signal: i32) -> u8 {
-    u8::try_from(128 + signal).unwrap_or(u8::MAX)
-}
-
-fn name(signal: i32) -> String {
-    let hint = if signal == 9 { " (perhaps out of memory)" } else { "" };
-    match signal_hook::low_level::signal_name(signal) {
-        Some(name) => format!("{name}{hint}"),
-        None => format!("signal {signal}"),
-    }
+/// In memory where there is such a place: beats must not wait for a disk.
+fn heartbeat_folder() -> std::io::Result<tempfile::TempDir> {
+    let builder = || {
+        let mut builder = tempfile::Builder::new();
+        builder.prefix("launch-");
+        builder
+    };
+    builder().tempdir_in(Path::new("/dev/shm")).or_else(|_| builder().tempdir())
 }

@@ -1,4 +1,4 @@
-//! Passes a rank's lines on behind its name and remembers the last ones.
+//! Passes a rank's output on and remembers the last lines.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -7,46 +7,117 @@ use std::thread::JoinHandle;
 
 /// Lines kept of each rank for the report of its failure.
 const KEPT_LINES: usize = 20;
+/// Longer lines are cut there in the report.
+const KEPT_BYTES: usize = 2000;
 
 /// The last lines of a rank.
 #[derive(Clone, Default)]
-pub(crate) struct Tail(Arc<Mutex<VecDeque<String>>>);
+pub(crate) struct Tail(Arc<Mutex<Lines>>);
+
+#[derive(Default)]
+struct Lines {
+    whole: VecDeque<String>,
+    partial: Vec<u8>,
+}
 
 impl Tail {
-    fn push(&self, line: String) {
+    fn push(&self, bytes: &[u8]) {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if lines.len() == KEPT_LINES {
-            lines.pop_front();
+        for part in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let room = KEPT_BYTES.saturating_sub(lines.partial.len());
+            lines.partial.extend_from_slice(&part[..part.len().min(room)]);
+            if part.ends_with(b"\n") {
+                let line = shown(&std::mem::take(&mut lines.partial));
+                if lines.whole.len() == KEPT_LINES {
+                    lines.whole.pop_front();
+                }
+                lines.whole.push_back(line);
+            }
         }
-        lines.push_back(line);
     }
 
-    /// The lines, oldest first.
+    /// The lines, oldest first, without empty ones.
     pub(crate) fn lines(&self) -> Vec<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+        let lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let last = shown(&lines.partial);
+        let all = lines.whole.iter().cloned().chain([last]);
+        all.filter(|line| !line.trim().is_empty()).collect()
     }
 }
 
-/// Copies `from` to `to` line by line behind `[rank N] ` until it ends.
+/// What a terminal would show of a line: after the last carriage return, without colours.
+fn shown(line: &[u8]) -> String {
+    let text = String::from_utf8_lossy(line);
+    let text = text.trim_end_matches(['\n', '\r']);
+    let text = text.rsplit('\r').next().unwrap_or_default();
+    let mut plain = String::with_capacity(text.len());
+    let mut chars = text.chars();
+    while let Some(char) = chars.next() {
+        if char != '\u{1b}' {
+            plain.push(char);
+        } else if chars.next() == Some('[') {
+            // A control sequence ends with its first character from @ to ~.
+            let _ = chars.find(|char| ('@'..='~').contains(char));
+        }
+    }
+    plain
+}
+
+/// Copies `from` to `to` until it ends: line by line behind `[rank N] `, or unchanged and at once
+/// where there is no `prefix`.
 pub(crate) fn forward(
-    rank: usize,
+    prefix: Option<usize>,
     from: impl Read + Send + 'static,
     mut to: impl Write + Send + 'static,
     tail: Tail,
 ) -> std::io::Result<JoinHandle<()>> {
     let copy = move || {
         let mut from = BufReader::new(from);
-        let mut line = Vec::new();
-        while from.read_until(b'\n', &mut line).is_ok_and(|bytes| bytes > 0) {
-            let text = String::from_utf8_lossy(&line);
-            let text = text.trim_end_matches(['\n', '\r']);
-            // One write a line, so that lines of ranks never mix. A closed terminal must
-            // not end the job: keep reading so that the rank does not block.
-            let _ = to.write_all(format!("[rank {rank}] {text}\n").as_bytes());
+        let mut bytes = Vec::new();
+        while next(&mut from, prefix.is_some(), &mut bytes) {
+            tail.push(&bytes);
+            if let Some(rank) = prefix {
+                let text = String::from_utf8_lossy(&bytes);
+                let text = text.trim_end_matches(['\n', '\r']);
+                bytes = format!("[rank {rank}] {text}\n").into_bytes();
+            }
+            // One write, so that lines of ranks never mix. A closed terminal must not end the
+            // job: keep reading so that the rank does not block.
+            let _ = to.write_all(&bytes);
             let _ = to.flush();
-            tail.push(text.to_owned());
-            line.clear();
         }
+        tail.push(b"\n");
     };
-    std::thread::Builder::new().name(format!("output-{rank}")).spawn(copy)
+    std::thread::Builder::new().name("output".to_owned()).spawn(copy)
+}
+
+/// The next line, or whatever is there; false at the end.
+fn next(from: &mut impl BufRead, whole_line: bool, bytes: &mut Vec<u8>) -> bool {
+    bytes.clear();
+    if whole_line {
+        return from.read_until(b'\n', bytes).is_ok_and(|count| count > 0);
+    }
+    let Ok(found) = from.fill_buf() else { return false };
+    bytes.extend_from_slice(found);
+    from.consume(bytes.len());
+    !bytes.is_empty()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_tail_is_what_a_terminal_would_show() {
+        let tail = Tail::default();
+        tail.push(b"one\n\n\x1b[31mtwo\x1b[0m\r\n10 %\r20 %\r");
+        assert_eq!(tail.lines(), ["one", "two", "20 %"]);
+        tail.push(b"30 %\nhalf");
+        assert_eq!(tail.lines(), ["one", "two", "30 %", "half"]);
+        for line in 0..50 {
+            tail.push(format!("{line}\n").as_bytes());
+        }
+        let lines = tail.lines();
+        assert_eq!((lines.len(), lines[0].as_str()), (KEPT_LINES, "30"));
+    }
 }

@@ -1,64 +1,31 @@
-//! The launcher among real processes: shell scripts play the ranks.
+//! Starting, ending and being interrupted on one machine.
 
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Command;
+use std::time::Instant;
 
-/// Long enough for a loaded machine, far below what a hang would take.
-const PATIENCE: Duration = Duration::from_secs(30);
-
-fn launch(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_launch"));
-    command.args(arguments).env_remove("OMP_NUM_THREADS");
-    command
-}
-
-fn script(procs: &str, script: &str) -> Command {
-    launch(&["--procs", procs, "--grace", "2", "--", "sh", "-c", script])
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-fn stdout(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn wait_for(what: &str, condition: impl Fn() -> bool) {
-    let until = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < until, "waited in vain for {what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-fn pid(path: &Path) -> Option<String> {
-    let text = std::fs::read_to_string(path).ok()?;
-    text.ends_with('\n').then(|| text.trim().to_owned())
-}
-
-/// A process that has ended may remain as a zombie where nobody reaps orphans.
-fn runs(pid: &str) -> bool {
-    std::fs::read_to_string(format!("/proc/{pid}/stat"))
-        .is_ok_and(|stat| !stat.rsplit(')').next().unwrap().starts_with(" Z"))
-}
+use crate::support::{
+    PATIENCE, Running, end, launch, line, runs, script, send, spawn, stderr, stdout, wait_for,
+};
 
 #[test]
 fn every_rank_has_its_environment() {
-    let output = script("3", "echo $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $MASTER_ADDR $HQSAM_DEVICE $MASTER_PORT $OMP_NUM_THREADS").output().unwrap();
+    let output = script("3", "echo $RANK $LOCAL_RANK $ROLE_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $ROLE_WORLD_SIZE $GROUP_RANK $GROUP_WORLD_SIZE $ROLE_NAME $MASTER_ADDR $HQSAM_DEVICE $TORCHELASTIC_RESTART_COUNT $TORCHELASTIC_MAX_RESTARTS $TORCHELASTIC_USE_AGENT_STORE $TORCHELASTIC_RUN_ID $MASTER_PORT $OMP_NUM_THREADS").output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     let text = stdout(&output);
     let mut lines: Vec<_> = text.lines().collect();
     lines.sort_unstable();
     assert_eq!(lines.len(), 3, "{text}");
     let cores = std::thread::available_parallelism().unwrap().get();
-    let rest = lines[0].strip_prefix("0 0 3 3 127.0.0.1 cpu ").unwrap();
-    let (port, threads) = rest.split_once(' ').unwrap();
+    let same = "3 3 3 0 1 default 127.0.0.1 cpu 0 0 False";
+    let rest = lines[0].strip_prefix(&format!("0 0 0 {same} ")).unwrap_or_else(|| panic!("{text}"));
+    let words: Vec<_> = rest.split(' ').collect();
+    let [run_id, port, threads] = words[..] else { panic!("{rest}") };
+    assert!(!run_id.is_empty());
     assert!(port.parse::<u16>().unwrap() > 0);
     assert_eq!(threads.parse::<usize>().unwrap(), (cores / 3).max(1));
     for (rank, line) in lines.iter().enumerate().skip(1) {
-        assert_eq!(*line, format!("[rank {rank}] {rank} {rank} 3 3 127.0.0.1 cpu {rest}"));
+        assert_eq!(*line, format!("[rank {rank}] {rank} {rank} {rank} {same} {rest}"));
     }
 }
 
@@ -110,7 +77,7 @@ fn failure_ends_stubborn_ranks_and_what_they_started() {
     .unwrap();
     assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
     for name in ["child", "grandchild"] {
-        let pid = pid(&folder.path().join(name)).unwrap();
+        let pid = line(&folder.path().join(name)).unwrap();
         wait_for(name, || !runs(&pid));
     }
 }
@@ -123,41 +90,31 @@ fn success_leaves_nothing_behind() {
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
-    let pid = pid(&folder.path().join("grandchild")).unwrap();
+    let pid = line(&folder.path().join("grandchild")).unwrap();
     wait_for("the grandchild", || !runs(&pid));
 }
 
 /// Starts two ranks that note signals in files and waits until both are ready.
-fn ranks_with_trap(folder: &Path, on_signal: &str) -> Child {
+fn ranks_with_trap(folder: &Path, on_signal: &str) -> Running {
     let body = format!(
         r#"trap '{on_signal}' INT TERM; echo ready > ready$RANK; while :; do sleep 0.05; done"#
     );
-    let child = script("2", &body)
-        .current_dir(folder)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = spawn(script("2", &body).current_dir(folder));
     wait_for("the ranks", || {
-        (0..2).all(|rank| pid(&folder.join(format!("ready{rank}"))).is_some())
+        (0..2).all(|rank| line(&folder.join(format!("ready{rank}"))).is_some())
     });
     child
 }
 
-fn send(child: &Child, signal: &str) {
-    let status = Command::new("kill").args(["-s", signal, &child.id().to_string()]).status();
-    assert!(status.unwrap().success());
-}
-
 #[test]
 fn the_first_signal_lets_ranks_save() {
-    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+    for signal in ["TERM", "INT"] {
         let folder = tempfile::tempdir().unwrap();
         let child = ranks_with_trap(folder.path(), "echo saved > saved$RANK; exit 0");
-        send(&child, signal);
-        let output = child.wait_with_output().unwrap();
-        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
-        assert!(stderr(&output).contains(&format!("interrupted by SIG{signal}")));
+        send(child.id(), signal);
+        let output = end(child);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        assert!(stderr(&output).contains("stopped as asked"), "{}", stderr(&output));
         for rank in 0..2 {
             assert!(folder.path().join(format!("saved{rank}")).exists());
         }
@@ -165,16 +122,38 @@ fn the_first_signal_lets_ranks_save() {
 }
 
 #[test]
+fn ranks_that_the_signal_ends_are_no_failure_and_no_success() {
+    for (signal, code) in [("TERM", 143), ("INT", 130)] {
+        let folder = tempfile::tempdir().unwrap();
+        let child = ranks_with_trap(folder.path(), &format!("exit {code}"));
+        send(child.id(), signal);
+        let output = end(child);
+        assert_eq!(output.status.code(), Some(code), "{}", stderr(&output));
+        assert!(stderr(&output).contains(&format!("interrupted by SIG{signal}")));
+    }
+}
+
+#[test]
 fn the_second_signal_kills() {
     let folder = tempfile::tempdir().unwrap();
     let child = ranks_with_trap(folder.path(), "echo got > got$RANK");
-    send(&child, "TERM");
+    send(child.id(), "TERM");
     wait_for("the signal", || (0..2).all(|rank| folder.path().join(format!("got{rank}")).exists()));
     let started = Instant::now();
-    send(&child, "TERM");
-    let output = child.wait_with_output().unwrap();
+    send(child.id(), "TERM");
+    let output = end(child);
     assert!(started.elapsed() < PATIENCE);
     assert_eq!(output.status.code(), Some(143), "{}", stderr(&output));
+}
+
+#[test]
+fn a_closed_terminal_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let child = ranks_with_trap(folder.path(), "exit 0");
+    send(child.id(), "HUP");
+    // Signals are taken in order of arrival, so a launcher that HUP ended could not pass this on.
+    send(child.id(), "TERM");
+    assert_eq!(end(child).status.code(), Some(0));
 }
 
 #[test]
@@ -186,6 +165,9 @@ fn too_few_gpus_end_at_once_with_one_line() {
         stderr(&output),
         "launch: 8 GPUs asked for, 0 found on this machine; to train on CPU: launch --procs 2 c.toml\n"
     );
+    let output =
+        launch(&["--gpus", "auto", "c.toml"]).env("CUDA_VISIBLE_DEVICES", "").output().unwrap();
+    assert!(stderr(&output).contains("1 GPUs asked for, 0 found"), "{output:?}");
 }
 
 #[test]
@@ -193,7 +175,27 @@ fn wrong_arguments_are_refused() {
     let output = launch(&["--procs", "2", "absent.toml"]).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
     assert_eq!(stderr(&output), "launch: no configuration at absent.toml\n");
-    for arguments in [&["c.toml"][..], &["--procs", "0", "c.toml"], &["--procs", "2"]] {
+    for arguments in [
+        &["c.toml"][..],
+        &["--procs", "0", "c.toml"],
+        &["--procs", "2"],
+        &["--gpus", "some", "c.toml"],
+        &["--procs", "2", "--nnodes", "2", "--node-rank", "0", "--", "true"],
+        &["--procs", "2", "--nnodes", "2", "--rdzv-endpoint", "a:1", "--", "true"],
+        &["--procs", "2", "--rdzv-endpoint", "a", "--", "true"],
+        &[
+            "--procs",
+            "2",
+            "--nnodes",
+            "2",
+            "--node-rank",
+            "2",
+            "--rdzv-endpoint",
+            "a:1",
+            "--",
+            "true",
+        ],
+    ] {
         assert_eq!(launch(arguments).output().unwrap().status.code(), Some(2), "{arguments:?}");
     }
     let output = launch(&["--procs", "2", "--", "no-such-program"]).output().unwrap();

@@ -1,0 +1,19 @@
+#!/bin/bash
+# Slurm starts one launcher on each machine: sbatch docs/launching/sbatch_launch.sh CONFIG
+#SBATCH --job-name=hqsam
+#SBATCH --nodes=2
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --signal=B:TERM@120
+set -euo pipefail
+head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# LAUNCH_RANKS: `--procs 2`, say, where there are no GPUs.
+export LAUNCH=${LAUNCH:-launch} LAUNCH_RANKS=${LAUNCH_RANKS:---gpus auto} HEAD=$head:29400
+srun --kill-on-bad-exit=0 bash -c '
+    exec "$LAUNCH" $LAUNCH_RANKS --max-restarts 3 --nnodes "$SLURM_NNODES" \
+        --node-rank "$SLURM_NODEID" --rdzv-endpoint "$HEAD" --rdzv-id "$SLURM_JOB_ID" "$@"
+' launch "$@" &
+# B:TERM reaches this script only, so that each launcher gets it once.
+trap 'kill -TERM $!' TERM
+wait $! || wait $!

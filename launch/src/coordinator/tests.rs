@@ -1,0 +1,121 @@
+//! The coordinator without processes and without a network.
+
+use super::*;
+
+fn coordinator(num_nodes: usize, max_restarts: u32, now: Instant) -> Coordinator {
+    let join_timeout = Duration::from_secs(60);
+    let settings = Settings { num_nodes, max_restarts, join_timeout, run_id: "a".into() };
+    Coordinator::new(settings, now)
+}
+
+fn join(node: usize) -> Join {
+    let (version, num_nodes, num_ranks, round) = (VERSION, 2, node + 2, 0);
+    Join { version, node, num_nodes, num_ranks, run_id: None, round }
+}
+
+fn failed(line: &str, after: u64) -> Report {
+    Report::Failed(Failure::new(line.to_owned(), Duration::from_millis(after)))
+}
+
+const ENDED: Report = Report::Ended { interrupted: false, step: Some(3) };
+
+/// Two machines whose ranks run.
+fn running(max_restarts: u32, now: Instant) -> Coordinator {
+    let mut job = coordinator(2, max_restarts, now);
+    for node in [1, 0] {
+        assert!(!job.may_start(now));
+        job.join(&join(node)).unwrap();
+    }
+    assert!(job.may_start(now));
+    let orders = job.start(4000, now);
+    let Order::Start(plan) = &orders[1].1 else { panic!("{orders:?}") };
+    assert_eq!((plan.first_rank, plan.world_size, plan.round), (2, 5, 0));
+    job
+}
+
+#[test]
+fn a_job_ends_when_every_machine_has() {
+    let now = Instant::now();
+    let mut job = running(0, now);
+    assert_eq!(job.report(1, ENDED, now), []);
+    let finish = Order::Finish(Verdict::Finished);
+    assert_eq!(job.report(0, ENDED, now), [(0, finish.clone()), (1, finish)]);
+    assert!(job.is_over());
+}
+
+#[test]
+fn the_earliest_failure_counts_and_stops_all() {
+    let now = Instant::now();
+    let mut job = running(0, now);
+    assert_eq!(job.report(0, failed("late", 70), now), [(0, Order::Stop), (1, Order::Stop)]);
+    assert_eq!(job.report(1, failed("early", 50), now), []);
+    assert_eq!(job.report(0, ENDED, now), []);
+    let orders = job.report(1, ENDED, now);
+    let Order::Finish(Verdict::Failed { failure, .. }) = &orders[0].1 else { panic!() };
+    assert_eq!(failure.line, "early");
+}
+
+#[test]
+fn a_lost_machine_is_waited_for_and_the_round_is_repeated() {
+    let now = Instant::now();
+    let mut job = running(1, now);
+    assert_eq!(job.lost(1, "10.0.0.2", "silence", now), [(0, Order::Stop)]);
+    assert_eq!(job.report(0, ENDED, now), []);
+    let later = now + Duration::from_secs(5);
+    assert!(!job.may_start(later));
+    let again = Join { round: 1, ..join(1) };
+    job.join(&again).unwrap();
+    assert!(job.may_start(later));
+    let orders = job.start(4001, later);
+    assert!(matches!(&orders[0].1, Order::Start(plan) if plan.round == 1));
+    // The second time there is no restart left.
+    assert_eq!(job.lost(1, "10.0.0.2", "silence", later), [(0, Order::Stop)]);
+    let orders = job.report(0, ENDED, later);
+    let [(0, Order::Finish(Verdict::Failed { failure, history, why }))] = &orders[..] else {
+        panic!("{orders:?}")
+    };
+    assert_eq!(failure.line, "node 1 (10.0.0.2) is lost: silence");
+    assert_eq!(history.len(), 1);
+    assert_eq!(why.as_deref(), Some("all 1 restarts are used"));
+}
+
+#[test]
+fn a_machine_that_never_comes_is_named() {
+    let now = Instant::now();
+    let mut job = coordinator(2, 0, now);
+    job.join(&join(0)).unwrap();
+    assert_eq!(job.tick(now + Duration::from_secs(59)), []);
+    let orders = job.tick(now + Duration::from_secs(60));
+    let Order::Finish(Verdict::Failed { failure, .. }) = &orders[0].1 else { panic!() };
+    assert!(failure.line.starts_with("node 1 did not come within 60 s"));
+}
+
+#[test]
+fn machines_that_do_not_fit_are_refused() {
+    let mut job = coordinator(2, 0, Instant::now());
+    job.join(&join(1)).unwrap();
+    let cases = [
+        (Join { version: 99, ..join(0) }, "version 99", false),
+        (Join { num_nodes: 3, ..join(0) }, "--nnodes 2, this machine 3", false),
+        (Join { run_id: Some("b".into()), ..join(0) }, "--rdzv-id a", false),
+        (join(7), "--node-rank 7", false),
+        (join(1), "--node-rank 1 is taken", true),
+    ];
+    for (join, expected, may_retry) in cases {
+        let Err(Order::Refuse { reason, retry }) = job.join(&join) else { panic!("{join:?}") };
+        let reason = reason.replace("this launcher ", "version ");
+        assert!(reason.contains(expected) && retry == may_retry, "{reason}");
+    }
+}
+
+#[test]
+fn a_signal_reaches_the_other_machines_once_and_the_second_kills() {
+    let now = Instant::now();
+    let mut job = running(3, now);
+    assert_eq!(job.report(1, Report::Signalled(15), now), [(0, Order::Signal(15))]);
+    assert_eq!(job.report(0, Report::Signalled(15), now), []);
+    assert_eq!(job.report(1, Report::Signalled(15), now), [(0, Order::Kill)]);
+    assert_eq!(job.report(0, ENDED, now), []);
+    let orders = job.report(1, Report::Ended { interrupted: true, step: None }, now);
+    assert_eq!(orders[0].1, Order::Finish(Verdict::Interrupted(15)));
+}

@@ -1,0 +1,172 @@
+//! The processes of one round on this machine.
+
+use std::io::IsTerminal;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process_group};
+
+use crate::agent::Event;
+use crate::heartbeat::Heartbeats;
+use crate::job::Job;
+use crate::output::{Tail, forward};
+use crate::processes::Mark;
+use crate::protocol::Plan;
+use crate::rank_env::{HEARTBEAT_FILE, JobEnv, RankEnv};
+
+const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
+/// How long output of ended ranks may still be on its way.
+const DRAIN: Duration = Duration::from_secs(1);
+/// How long the last words of a failed rank are waited for.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+
+struct Rank {
+    group: Pid,
+    tail: Tail,
+    outputs: Vec<JoinHandle<()>>,
+    alive: bool,
+}
+
+/// Each rank is its own process group, so what it started ends with it.
+#[derive(Default)]
+pub(crate) struct Ranks(Vec<Rank>);
+
+/// What a round's ranks are started with.
+pub(crate) struct Start<'a> {
+    pub(crate) job: &'a Job,
+    pub(crate) plan: &'a Plan,
+    pub(crate) node: usize,
+    pub(crate) master_addr: &'a str,
+    pub(crate) mark: &'a Mark,
+    pub(crate) heartbeats: &'a Heartbeats,
+    pub(crate) events: &'a Sender<Event>,
+}
+
+impl Ranks {
+    /// Starts one process.
+    pub(crate) fn start_one(&mut self, local_rank: usize, start: &Start) -> std::io::Result<()> {
+        let (job, plan) = (start.job, start.plan);
+        let mut command = Command::new(&job.command[0]);
+        command.args(&job.command[1..]).stdin(Stdio::null()).process_group(0);
+        if plan.round > 0 {
+            command.args(&job.restart_arguments);
+        }
+        command.envs(job.env.iter().map(|(name, value)| (name, value)));
+        if std::env::var_os(OMP_NUM_THREADS).is_none() {
+            let cores = std::thread::available_parallelism().map_or(1, usize::from);
+            command.env(OMP_NUM_THREADS, (cores / job.num_ranks).max(1).to_string());
+        }
+        let rank = plan.first_rank + local_rank;
+        let env = RankEnv {
+            rank,
+            local_rank,
+            world_size: plan.world_size,
+            local_world_size: job.num_ranks,
+            master_addr: start.master_addr.to_owned(),
+            master_port: plan.master_port,
+        };
+        env.apply_to(&mut command);
+        let env = JobEnv {
+            group_rank: start.node,
+            group_world_size: plan.num_nodes,
+            run_id: plan.run_id.clone(),
+            restart_count: plan.round,
+            max_restarts: plan.max_restarts,
+        };
+        env.apply_to(rank, plan.world_size, &mut command);
+        let (name, value) = start.mark.variable();
+        command.env(name, value).env(HEARTBEAT_FILE, start.heartbeats.file(local_rank));
+        // Rank 0 keeps a terminal, so that its progress bar works.
+        let keeps = |is_terminal: bool| rank == 0 && is_terminal;
+        if !keeps(std::io::stdout().is_terminal()) {
+            command.stdout(Stdio::piped());
+        }
+        if !keeps(std::io::stderr().is_terminal()) {
+            command.stderr(Stdio::piped());
+        }
+        self.spawn(rank, local_rank, &mut command, start.events)
+    }
+
+    fn spawn(
+        &mut self,
+        rank: usize,
+        local_rank: usize,
+        command: &mut Command,
+        events: &Sender<Event>,
+    ) -> std::io::Result<()> {
+        let mut child = command.spawn()?;
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let tail = Tail::default();
+        self.0.push(Rank {
+            group: Pid::from_child(&child),
+            tail: tail.clone(),
+            outputs: Vec::new(),
+            // Not before its end is sure to be told.
+            alive: false,
+        });
+        let events = events.clone();
+        let wait = move |mut child: Child| {
+            // The receiver is gone only when the job is over.
+            let _ = events.send(Event::Ended(local_rank, child.wait()));
+        };
+        std::thread::Builder::new().name(format!("wait-{rank}")).spawn(move || wait(child))?;
+        self.0[local_rank].alive = true;
+        let prefix = (rank > 0).then_some(rank);
+        let outputs = &mut self.0[local_rank].outputs;
+        if let Some(stdout) = stdout {
+            outputs.push(forward(prefix, stdout, std::io::stdout(), tail.clone())?);
+        }
+        if let Some(stderr) = stderr {
+            outputs.push(forward(prefix, stderr, std::io::stderr(), tail)?);
+        }
+        Ok(())
+    }
+
+    pub(crate) fn ended(&mut self, local_rank: usize) {
+        self.0[local_rank].alive = false;
+    }
+
+    pub(crate) fn is_alive(&self, local_rank: usize) -> bool {
+        self.0.get(local_rank).is_some_and(|rank| rank.alive)
+    }
+
+    pub(crate) fn any_alive(&self) -> bool {
+        self.0.iter().any(|rank| rank.alive)
+    }
+
+    /// The last lines of a rank that has just ended, which may still be in its pipes.
+    pub(crate) fn last_words(&self, local_rank: usize) -> Vec<String> {
+        let rank = &self.0[local_rank];
+        wait(&rank.outputs, LAST_WORDS);
+        rank.tail.lines()
+    }
+
+    /// Sends a signal to every rank and what it started.
+    pub(crate) fn signal(&self, signal: Signal) {
+        for rank in &self.0 {
+            // A group without processes is what we want.
+            let _ = kill_process_group(rank.group, signal);
+        }
+    }
+
+    /// Ends whatever ranks left behind, then lets the last lines through. The processes that would
+    /// not go.
+    pub(crate) fn sweep(&self, mark: &Mark) -> Vec<i32> {
+        self.signal(Signal::KILL);
+        let left = mark.kill();
+        for rank in &self.0 {
+            wait(&rank.outputs, DRAIN);
+        }
+        left
+    }
+}
+
+fn wait(outputs: &[JoinHandle<()>], time: Duration) {
+    let until = Instant::now() + time;
+    while !outputs.iter().all(JoinHandle::is_finished) && Instant::now() < until {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}

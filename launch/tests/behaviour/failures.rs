@@ -1,0 +1,167 @@
+//! Ranks that fail, hang and are started again; launchers that are killed.
+
+use std::path::Path;
+
+use crate::support::{
+    end, launch, line, runs, script, send, spawn, spawn_with_stderr, stderr, stdout, wait_for,
+};
+
+/// A rank that starts a child, and one that hides in a session of its own; all note their ids.
+const FAMILY: &str = r#"
+    trap '' TERM
+    sleep 600 & echo $! > child$RANK
+    setsid sh -c "trap '' TERM; echo \$\$ > hidden$RANK; while :; do sleep 1; done" &
+    echo $$ > rank$RANK"#;
+
+/// The ids that two ranks of [`FAMILY`] note.
+fn family(folder: &Path) -> Option<Vec<String>> {
+    let names = ["rank", "child", "hidden"];
+    let files = names.iter().flat_map(|name| (0..2).map(move |rank| format!("{name}{rank}")));
+    files.map(|file| line(&folder.join(file))).collect()
+}
+
+#[test]
+fn nothing_survives_a_failure_not_even_what_hides() {
+    let folder = tempfile::tempdir().unwrap();
+    let body = format!(
+        "{FAMILY}
+         if [ $RANK = 1 ]; then
+           until [ -s rank0 ] && [ -s hidden0 ] && [ -s hidden1 ]; do sleep 0.05; done; exit 4
+         fi; wait; sleep 600"
+    );
+    let output = end(spawn(script("2", &body).current_dir(folder.path())));
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    // When the launcher has ended, they have: nobody waits here.
+    for pid in family(folder.path()).unwrap() {
+        assert!(!runs(&pid), "{pid}");
+    }
+}
+
+#[test]
+fn nothing_survives_a_launcher_that_is_killed() {
+    let folder = tempfile::tempdir().unwrap();
+    let body = format!("{FAMILY}; wait; sleep 600");
+    let child = spawn(script("2", &body).current_dir(folder.path()));
+    wait_for("the ranks", || family(folder.path()).is_some());
+    send(child.id(), "KILL");
+    for pid in family(folder.path()).unwrap() {
+        wait_for("the end of what the launcher started", || !runs(&pid));
+    }
+}
+
+#[test]
+fn the_last_words_of_the_first_failure_come_last() {
+    let output = script(
+        "2",
+        r#"if [ "$RANK" = 0 ]; then
+             for line in 1 2 3; do echo "trace $line" >&2; done; echo "the disk is full" >&2; exit 3
+           fi; exec sleep 60"#,
+    )
+    .output()
+    .unwrap();
+    assert_eq!(output.status.code(), Some(3));
+    let text = stderr(&output);
+    let lines: Vec<_> = text.lines().rev().take(6).collect();
+    let expected = [
+        "launch: rank 0 of 2 failed: exit code 3: the disk is full",
+        "launch: | the disk is full",
+        "launch: | trace 3",
+        "launch: | trace 2",
+        "launch: | trace 1",
+        "launch: the last lines of the rank that failed first:",
+    ];
+    assert_eq!(lines, expected, "{text}");
+}
+
+#[test]
+fn a_hung_rank_is_named_with_its_last_step() {
+    let folder = tempfile::tempdir().unwrap();
+    // Rank 1 stops at step 17; rank 0 goes on until it is ended.
+    let body = r#"step=0
+        while :; do
+          step=$((step + 1)); echo $step > "$LAUNCH_HEARTBEAT_FILE"
+          if [ $RANK = 1 ] && [ $step = 17 ]; then echo $$ > hung; trap '' TERM; kill -STOP $$; fi
+          sleep 0.02
+        done"#;
+    let arguments = ["--procs", "2", "--grace", "1", "--heartbeat-timeout", "2", "--", "sh", "-c"];
+    let output = end(spawn(launch(&arguments).arg(body).current_dir(folder.path())));
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let text = stderr(&output);
+    let last = text.lines().last().unwrap();
+    assert!(last.starts_with("launch: rank 1 of 2 hung: no heartbeat for "), "{text}");
+    assert!(last.ends_with("its last step was 17"), "{text}");
+    assert!(!runs(&line(&folder.path().join("hung")).unwrap()));
+}
+
+#[test]
+fn ranks_without_heartbeats_are_judged_only_where_asked() {
+    let output = script("1", "sleep 0.3").output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let arguments = ["--procs", "1", "--heartbeat-timeout", "1", "--", "sleep", "600"];
+    let output = end(spawn(&mut launch(&arguments)));
+    let text = stderr(&output);
+    assert!(text.contains("rank 0 of 1 hung") && text.contains("it never beat"), "{text}");
+}
+
+#[test]
+fn a_restarted_job_knows_it_and_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let body = r#"echo "$RANK $TORCHELASTIC_RESTART_COUNT $TORCHELASTIC_MAX_RESTARTS $MASTER_PORT $TORCHELASTIC_RUN_ID" >> seen$RANK
+        echo $((TORCHELASTIC_RESTART_COUNT * 10 + 5)) > "$LAUNCH_HEARTBEAT_FILE"
+        if [ $TORCHELASTIC_RESTART_COUNT -lt 2 ]; then
+          if [ $RANK = 1 ]; then until [ -s seen0 ]; do sleep 0.05; done; kill -9 $$; fi
+          exec sleep 600
+        fi"#;
+    let arguments = ["--procs", "2", "--grace", "2", "--max-restarts", "2", "--", "sh", "-c"];
+    let output = end(spawn(launch(&arguments).arg(body).current_dir(folder.path())));
+    assert!(output.status.success(), "{}", stderr(&output));
+    for rank in 0..2 {
+        let text = std::fs::read_to_string(folder.path().join(format!("seen{rank}"))).unwrap();
+        let rows: Vec<Vec<_>> = text.lines().map(|line| line.split(' ').collect()).collect();
+        assert_eq!(rows.len(), 3, "{text}");
+        for (round, row) in rows.iter().enumerate() {
+            assert_eq!(row[..3], [rank.to_string(), round.to_string(), "2".to_owned()]);
+            assert_eq!(row[4], rows[0][4], "the run keeps its name");
+        }
+    }
+    assert!(stderr(&output).contains("restart 2 of 2"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_crash_loop_ends_with_its_history() {
+    let arguments = ["--procs", "2", "--grace", "2", "--max-restarts", "9", "--", "sh", "-c"];
+    let body = r#"if [ $RANK = 1 ]; then echo "no such table" >&2; exit 5; fi; exec sleep 60"#;
+    let output = end(spawn(launch(&arguments).arg(body)));
+    assert_eq!(output.status.code(), Some(5));
+    let text = stderr(&output);
+    for round in 0..2 {
+        let past = text.lines().find(|line| line.starts_with(&format!("launch: round {round}, ")));
+        assert!(
+            past.unwrap().ends_with("rank 1 of 2 failed: exit code 5: no such table"),
+            "{text}"
+        );
+    }
+    assert!(text.contains("a crash loop, the last 3 rounds came no further"), "{text}");
+    assert!(text.ends_with("launch: rank 1 of 2 failed: exit code 5: no such table\n"), "{text}");
+}
+
+#[test]
+fn wrong_usage_is_not_restarted() {
+    let arguments = ["--procs", "1", "--max-restarts", "3", "--", "sh", "-c", "echo x; exit 2"];
+    let output = end(spawn(&mut launch(&arguments)));
+    assert_eq!((output.status.code(), stdout(&output).as_str()), (Some(2), "x\n"));
+    assert!(stderr(&output).contains("it would fail in the same way"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_signal_during_the_pause_before_a_restart_ends_the_job() {
+    let arguments = ["--procs", "1", "--max-restarts", "3", "--", "sh", "-c", "exit 1"];
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("log");
+    let file = std::fs::File::create(&log).unwrap();
+    let child = spawn_with_stderr(&mut launch(&arguments), file);
+    wait_for("the pause", || std::fs::read_to_string(&log).unwrap().contains("restart 1 of 3"));
+    send(child.id(), "TERM");
+    let code = end(child).status.code();
+    assert_eq!(code, Some(143), "{}", std::fs::read_to_string(&log).unwrap());
+}

@@ -1,0 +1,8 @@
+//! The launcher among real processes: shell scripts and a small example play the ranks.
+
+mod failures;
+mod machines;
+mod namespaces;
+mod processes;
+mod starters;
+mod support;
