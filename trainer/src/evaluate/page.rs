@@ -135,8 +135,11 @@ fn section<'a>(
     }
 }
 
+/// The scores of one of the two models.
+type ModelScore = fn(&ImageScore) -> Score;
+
 fn histogram(title: &'static str, images: &[&ImageScore], metric: fn(&Score) -> f64) -> Histogram {
-    let counts = |model: fn(&ImageScore) -> Score| {
+    let counts = |model: ModelScore| {
         let mut counts = [0_u32; BINS];
         for image in images {
             let bin = (metric(&model(image)) * BINS as f64) as usize;
@@ -144,7 +147,7 @@ fn histogram(title: &'static str, images: &[&ImageScore], metric: fn(&Score) -> 
         }
         counts
     };
-    let models: [(_, _, fn(&ImageScore) -> Score); 2] =
+    let models: [(_, _, ModelScore); 2] =
         [("sam", "SAM", |image| image.sam), ("hq", "HQ-SAM", |image| image.hq)];
     let counted = models.map(|(model, name, score)| (model, name, counts(score)));
     let most = counted.iter().flat_map(|(_, _, counts)| counts).copied().max().unwrap_or(0).max(1);
