@@ -20,6 +20,6 @@ cat scripts/python*.txt > .venv/requirements.txt
 fetch .venv/requirements.txt "$packages"
 echo "$PWD/.libtorch-cuda" > "$packages/libtorch.pth"
 .venv/bin/python -c 'import torch, torchvision, segment_anything_hq, transformers, onnxruntime' &&
-    .venv/bin/python -c 'import datasets, duckdb' ||
+    .venv/bin/python -c 'import datasets, duckdb, tensorboard' ||
     die "the environment in .venv does not work (see above)"
 echo "$stamp" > .venv/.stamp

@@ -33,6 +33,7 @@ pub mod doctor;
 pub mod fetch;
 pub mod input;
 pub mod manifest;
+pub mod page;
 pub mod shard;
 pub mod stats;
 mod store;

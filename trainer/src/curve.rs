@@ -22,6 +22,10 @@ struct StepPoint {
 #[derive(Deserialize)]
 struct EvalPoint {
     global_step: u64,
+    #[serde(default)]
+    split: String,
+    #[serde(default)]
+    protocol: String,
     sam: Score,
     hq: Score,
 }
@@ -38,7 +42,13 @@ const WINDOW: usize = 25;
 /// A log that cannot be read, or a folder that cannot be written; one line.
 pub fn draw(folder: &Path) -> Result<(), String> {
     let steps: Vec<StepPoint> = read_lines(&folder.join("steps.jsonl"))?;
-    let evaluations: Vec<EvalPoint> = read_lines(&folder.join("eval.jsonl")).unwrap_or_default();
+    let mut evaluations: Vec<EvalPoint> =
+        read_lines(&folder.join("eval.jsonl")).unwrap_or_default();
+    // One curve: the first split with the first protocol.
+    let name = |point: &EvalPoint| (point.split.clone(), point.protocol.clone());
+    if let Some(first) = evaluations.first().map(name) {
+        evaluations.retain(|point| name(point) == first);
+    }
     let Some(last) = steps.last().map(|step| step.global_step) else { return Ok(()) };
     let path = folder.join("curve.svg");
     let root = SVGBackend::new(&path, (900, 640)).into_drawing_area();

@@ -10,14 +10,14 @@ pub const DILATION_RATIO: f64 = 0.02;
 /// An intersection over a union.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Iou {
-    /// In 0..1, higher is better; 1 when both masks are empty.
+    /// In 0..1, higher is better; 1 when both masks are empty, as in the evaluation of DAVIS 2017.
     pub value: f64,
     /// Neither mask has foreground, so the value is a convention.
     pub both_empty: bool,
 }
 
 impl Iou {
-    fn of(pairs: impl Iterator<Item = (bool, bool)>) -> Self {
+    pub(crate) fn of(pairs: impl Iterator<Item = (bool, bool)>) -> Self {
         let (mut intersection, mut union) = (0_u64, 0_u64);
         for (pred, gt) in pairs {
             intersection += u64::from(pred && gt);
@@ -62,7 +62,7 @@ pub fn boundary_radius(height: usize, width: usize, dilation_ratio: f64) -> usiz
 }
 
 /// Foreground that has background, or the outside of the image, within a square of `radius`.
-fn boundary(mask: &[u8], height: usize, width: usize, radius: usize) -> Vec<bool> {
+pub(crate) fn boundary(mask: &[u8], height: usize, width: usize, radius: usize) -> Vec<bool> {
     assert_eq!(mask.len(), height * width, "a mask has height * width bytes");
     let mut inside_row = vec![false; mask.len()];
     let mut run = vec![false; width];

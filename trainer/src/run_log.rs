@@ -1,4 +1,5 @@
-//! What rank 0 tells while it trains: a progress bar, JSON lines, evaluation tables.
+//! What rank 0 tells while it trains: a progress bar, JSON lines, event files for TensorBoard,
+//! evaluation tables and pages.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -8,7 +9,8 @@ use indicatif::{ProgressBar, ProgressStyle};
 use pipeline::Position;
 use serde::Serialize;
 
-use crate::evaluate::EvalReport;
+use crate::evaluate::{EvalReport, Pictures, SetScore, render, write_table};
+use crate::tensorboard::{EncodedPicture, EventWriter};
 use crate::train::TrainError;
 
 /// One line of `steps.jsonl`.
@@ -40,12 +42,39 @@ pub struct StepLine {
     pub decode_secs: f64,
     /// Seconds of the whole step.
     pub step_secs: f64,
+    /// Resident memory of rank 0 after the step, 0 where the system does not tell.
+    pub resident_bytes: u64,
 }
+
+impl StepLine {
+    /// The numbers by the names that TensorBoard shows.
+    fn scalars(&self) -> Vec<(String, f64)> {
+        [
+            ("train/loss", self.loss),
+            ("train/loss_mask", self.loss_mask),
+            ("train/loss_dice", self.loss_dice),
+            ("train/lr", self.lr),
+            ("train/grad_norm", self.grad_norm),
+            ("speed/images_per_second", self.images_per_second),
+            ("speed/data_wait_secs", self.data_wait_secs),
+            ("speed/encode_secs", self.encode_secs),
+            ("speed/decode_secs", self.decode_secs),
+            ("speed/step_secs", self.step_secs),
+            ("memory/resident_gib", self.resident_bytes as f64 / f64::from(1 << 30)),
+        ]
+        .map(|(tag, value)| (tag.to_owned(), value))
+        .into()
+    }
+}
+
+/// Folder of the event files inside a run's.
+pub const EVENTS_FOLDER: &str = "tensorboard";
 
 /// The log of a run; silent on every rank but 0.
 pub struct RunLog {
     folder: PathBuf,
     steps: Option<File>,
+    events: Option<EventWriter>,
     bar: ProgressBar,
 }
 
@@ -57,13 +86,15 @@ impl RunLog {
     pub fn open(folder: &Path, is_rank_zero: bool) -> Result<Self, TrainError> {
         let path = folder.join("steps.jsonl");
         let io = |source| TrainError::Io { path: path.clone(), source };
-        let steps = if is_rank_zero {
+        let (mut steps, mut events) = (None, None);
+        if is_rank_zero {
             std::fs::create_dir_all(folder).map_err(io)?;
-            Some(OpenOptions::new().create(true).append(true).open(&path).map_err(io)?)
-        } else {
-            None
-        };
-        Ok(Self { folder: folder.to_owned(), steps, bar: ProgressBar::hidden() })
+            steps = Some(OpenOptions::new().create(true).append(true).open(&path).map_err(io)?);
+            let path = folder.join(EVENTS_FOLDER);
+            let writer = EventWriter::create(&path);
+            events = Some(writer.map_err(|source| TrainError::Io { path, source })?);
+        }
+        Ok(Self { folder: folder.to_owned(), steps, events, bar: ProgressBar::hidden() })
     }
 
     fn is_rank_zero(&self) -> bool {
@@ -111,7 +142,17 @@ impl RunLog {
         let path = self.folder.join("steps.jsonl");
         let steps = OpenOptions::new().append(true).open(&path);
         self.steps = Some(steps.map_err(|source| TrainError::Io { path, source })?);
+        self.record(|events| events.restart_at(global_step + 1));
         Ok(())
+    }
+
+    /// Writes events. One that cannot be written is worth a warning, not the run.
+    fn record(&mut self, write: impl FnOnce(&mut EventWriter) -> std::io::Result<()>) {
+        let Some(events) = &mut self.events else { return };
+        if let Err(error) = write(events) {
+            tracing::warn!("{EVENTS_FOLDER}: {error}; no more events are written");
+            self.events = None;
+        }
     }
 
     /// Records a step. A line that cannot be written is worth a warning, not the run.
@@ -133,6 +174,7 @@ impl RunLog {
         if let Err(error) = written {
             tracing::warn!("steps.jsonl: {error}");
         }
+        self.record(|events| events.scalars(line.global_step, &line.scalars()));
         if self.bar.is_hidden() && line.global_step.is_multiple_of(20) {
             tracing::info!(
                 epoch = line.epoch,
@@ -150,41 +192,35 @@ impl RunLog {
         if self.is_rank_zero() { evaluation_bar(split, images) } else { ProgressBar::hidden() }
     }
 
-    /// Writes `eval/<split>-epoch-<n>.json` and `.md`, and a line of `eval.jsonl`.
+    /// Writes `eval/<split>-epoch-<n>` as [`write_report`] does, and a line of `eval.jsonl` for each
+    /// protocol.
     ///
     /// # Errors
     /// A folder that cannot be written.
     pub fn evaluated(
-        &self,
+        &mut self,
         epochs_done: u64,
         global_step: u64,
         report: &EvalReport,
+        pictures: &Pictures,
     ) -> Result<(), TrainError> {
         if !self.is_rank_zero() {
             return Ok(());
         }
         let name = format!("{}-epoch-{epochs_done:03}", report.split);
         write_report(&self.folder.join("eval"), &name, report)?;
-        let Some(all) = report.all() else { return Ok(()) };
-        let line = serde_json::json!({
-            "epochs_done": epochs_done, "global_step": global_step, "split": report.split,
-            "images": all.images, "sam": all.sam, "hq": all.hq,
-        });
         let path = self.folder.join("eval.jsonl");
         let io = |source| TrainError::Io { path: path.clone(), source };
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(io)?;
-        writeln!(file, "{line}").map_err(io)?;
-        self.bar.suspend(|| {
-            tracing::info!(
-                epochs_done,
-                split = report.split,
-                "mIoU SAM {:.2} HQ-SAM {:.2}, boundary mIoU SAM {:.2} HQ-SAM {:.2}",
-                100.0 * all.sam.mask_iou,
-                100.0 * all.hq.mask_iou,
-                100.0 * all.sam.boundary_iou,
-                100.0 * all.hq.boundary_iou
-            );
-        });
+        for all in report.whole_split() {
+            let line = serde_json::json!({
+                "epochs_done": epochs_done, "global_step": global_step, "split": report.split,
+                "protocol": all.protocol, "images": all.images, "sam": all.sam, "hq": all.hq,
+            });
+            writeln!(file, "{line}").map_err(io)?;
+            self.bar.suspend(|| tell(epochs_done, &report.split, all));
+        }
+        self.record(|events| record_evaluation(events, global_step, report, pictures));
         Ok(())
     }
 
@@ -205,6 +241,47 @@ impl RunLog {
             tracing::warn!("{problem}");
         }
     }
+}
+
+/// Means of the whole split, and the masks of a few images.
+fn record_evaluation(
+    events: &mut EventWriter,
+    step: u64,
+    report: &EvalReport,
+    pictures: &Pictures,
+) -> std::io::Result<()> {
+    let mut values = Vec::new();
+    for all in report.whole_split() {
+        let name = |metric: &str| format!("eval/{}/{}/{metric}", report.split, all.protocol);
+        values.extend([
+            (name("hq_mask_iou"), all.hq.mask_iou),
+            (name("hq_boundary_iou"), all.hq.boundary_iou),
+            (name("sam_mask_iou"), all.sam.mask_iou),
+            (name("sam_boundary_iou"), all.sam.boundary_iou),
+        ]);
+    }
+    events.scalars(step, &values)?;
+    for case in &pictures.fixed {
+        let score = &case.score;
+        let tag = format!("eval/{}/{}/{}", report.split, score.protocol, score.sample_id);
+        let bytes = case.jpeg();
+        let picture = EncodedPicture { height: case.height, width: case.width, bytes: &bytes };
+        events.picture(step, &tag, picture)?;
+    }
+    Ok(())
+}
+
+fn tell(epochs_done: u64, split: &str, all: &SetScore) {
+    tracing::info!(
+        epochs_done,
+        split,
+        protocol = %all.protocol,
+        "mIoU SAM {:.2} HQ-SAM {:.2}, boundary mIoU SAM {:.2} HQ-SAM {:.2}",
+        100.0 * all.sam.mask_iou,
+        100.0 * all.hq.mask_iou,
+        100.0 * all.sam.boundary_iou,
+        100.0 * all.hq.boundary_iou
+    );
 }
 
 /// Rewrites a log without the lines after `global_step` and without a torn last line.
@@ -237,7 +314,7 @@ pub fn evaluation_bar(split: &str, images: u64) -> ProgressBar {
     bar
 }
 
-/// Writes `<name>.json` and `<name>.md` into `folder`.
+/// Writes `<name>.json`, `<name>.md` and `<name>.parquet` into `folder`.
 ///
 /// # Errors
 /// A folder that cannot be written.
@@ -247,7 +324,25 @@ pub fn write_report(folder: &Path, name: &str, report: &EvalReport) -> Result<()
     let json = serde_json::to_string_pretty(report)
         .map_err(|error| TrainError::Internal(error.to_string()))?;
     std::fs::write(folder.join(format!("{name}.json")), json).map_err(io)?;
-    std::fs::write(folder.join(format!("{name}.md")), report.table() + "\n").map_err(io)
+    std::fs::write(folder.join(format!("{name}.md")), report.table() + "\n").map_err(io)?;
+    write_table(&folder.join(format!("{name}.parquet")), report)
+}
+
+/// Writes `<name>.html` into `folder`, which exists. `about` says which model was evaluated on what.
+///
+/// # Errors
+/// A folder that cannot be written.
+pub fn write_page(
+    folder: &Path,
+    name: &str,
+    report: &EvalReport,
+    pictures: &Pictures,
+    about: &str,
+) -> Result<(), TrainError> {
+    let page = render(report, pictures, about)
+        .map_err(|error| TrainError::Internal(format!("the page of {name}: {error:#}")))?;
+    let path = folder.join(format!("{name}.html"));
+    std::fs::write(&path, page).map_err(|source| TrainError::Io { path, source })
 }
 
 #[cfg(test)]

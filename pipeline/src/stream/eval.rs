@@ -25,8 +25,8 @@ pub struct EvalSample {
     pub mask: Mask255,
 }
 
-/// Rows `rank`, `rank + world_size`, ... of a split, in that order. No row is repeated to make
-/// the ranks even, so ranks may differ by one sample.
+/// Blocks `rank`, `rank + world_size`, ... of the rows of a split, in that order. No row is repeated
+/// to make the ranks even, so ranks may differ by one block.
 pub struct EvalStream {
     samples: Samples<EvalSample>,
     left: u64,
@@ -35,8 +35,7 @@ pub struct EvalStream {
 }
 
 impl EvalStream {
-    /// Starts to read. `threads` decoding threads, 0 for one per core; `limit` keeps to the first
-    /// rows of the split (over all ranks together).
+    /// [`EvalStream::in_blocks`] of one row.
     ///
     /// # Errors
     /// [`StreamError`] for an unknown split.
@@ -47,11 +46,29 @@ impl EvalStream {
         threads: usize,
         limit: Option<u64>,
     ) -> Result<Self, StreamError> {
+        Self::in_blocks(dataset, split, world, threads, limit, 1)
+    }
+
+    /// Starts to read. `threads` decoding threads, 0 for one per core; `limit` keeps to the first
+    /// rows of the split (over all ranks together); a rank gets whole blocks of `block` rows (at
+    /// least 1), of which the last may be shorter.
+    ///
+    /// # Errors
+    /// [`StreamError`] for an unknown split.
+    pub fn in_blocks(
+        dataset: Arc<Dataset>,
+        split: &str,
+        world: World,
+        threads: usize,
+        limit: Option<u64>,
+        block: usize,
+    ) -> Result<Self, StreamError> {
         let num_samples = dataset.num_samples(split)?;
         let end = limit.map_or(num_samples, |limit| limit.min(num_samples));
         let threads = if threads == 0 { crate::workers::default_threads() } else { threads };
-        let (rank, world_size) = (world.rank as u64, world.world_size as u64);
-        let rows = (rank..end).step_by(world.world_size).map(|row| (row, ()));
+        let rows = rows_of(world, end, block.max(1));
+        let left = rows.clone().count() as u64;
+        let rows = rows.map(|row| (row, ()));
         let samples = Samples::start(
             &dataset,
             split,
@@ -70,9 +87,16 @@ impl EvalStream {
                 })
             },
         )?;
-        let left = end.saturating_sub(rank).div_ceil(world_size);
         Ok(Self { samples, left, dataset })
     }
+}
+
+/// The rows below `end` of one rank.
+fn rows_of(world: World, end: u64, block: usize) -> impl Iterator<Item = u64> + Clone {
+    let block_rows = block as u64;
+    (world.rank as u64 * block_rows..end)
+        .step_by(world.world_size * block)
+        .flat_map(move |start| start..(start + block_rows).min(end))
 }
 
 impl Iterator for EvalStream {
@@ -87,5 +111,25 @@ impl Iterator for EvalStream {
         });
         self.left = if sample.is_ok() { self.left - 1 } else { 0 };
         Some(sample)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranks_share_the_rows_block_by_block() {
+        for (end, block, world_size) in [(0, 2, 3), (1, 2, 3), (7, 2, 3), (12, 2, 3), (11, 5, 1)] {
+            let rows = |rank| rows_of(World::new(rank, world_size).unwrap(), end, block);
+            let mut all: Vec<u64> = (0..world_size).flat_map(rows).collect();
+            all.sort_unstable();
+            assert!(
+                all.into_iter().eq(0..end),
+                "{end} rows, blocks of {block}, {world_size} ranks"
+            );
+        }
+        let second: Vec<u64> = rows_of(World::new(1, 3).unwrap(), 11, 2).collect();
+        assert_eq!(second, [2, 3, 8, 9]);
     }
 }

@@ -1,6 +1,7 @@
 //! What the pipeline promises, tried on small collections written for each test and, where it is
 //! at hand, on real ones.
 
+mod browser;
 mod building;
 mod configs;
 mod damage;

@@ -1,80 +1,11 @@
-//! The report page in a real browser: `chromium` on the path. Without one the tests say that they
-//! were skipped, unless `HQSAM_TEST_BROWSER=required`.
+//! The report page in a real browser.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use base64::Engine as _;
 use dataset::source::SplitRule;
-use serde::Deserialize;
 
+use crate::browser::{browser, open};
 use crate::support::{Collection, save_mask};
-
-/// Appended to the page: tells the page around it what became of it.
-const PROBE: &str = include_str!("probe.html");
-
-#[derive(Deserialize)]
-struct Seen {
-    images: usize,
-    broken: usize,
-    without_alt: usize,
-    plots: usize,
-    unnamed_plots: usize,
-    skipped_levels: usize,
-    dead_links: usize,
-    fetched: usize,
-    /// Tables that need scrolling although they are laid out to fit.
-    hidden_tables: usize,
-    width: u32,
-    content_width: u32,
-    numbers: Vec<(String, String)>,
-}
-
-#[expect(clippy::print_stdout, reason = "a skipped test says so")]
-fn browser() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = ["chromium", "chromium-browser", "google-chrome"]
-        .into_iter()
-        .flat_map(|name| std::env::split_paths(&path).map(move |folder| folder.join(name)))
-        .find(|program| program.is_file());
-    if found.is_none() {
-        let required = std::env::var("HQSAM_TEST_BROWSER").is_ok_and(|value| value == "required");
-        assert!(!required, "no chromium on the path; scripts/setup-browser.sh installs it");
-        println!("skipped: no chromium on the path (scripts/setup-browser.sh installs it)");
-    }
-    found
-}
-
-/// Opens `page` in a frame of that width: a window itself is never narrower than 500 pixels.
-fn open(browser: &Path, page: &str, width: u32) -> Seen {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("page.html"), format!("{page}{PROBE}")).unwrap();
-    let frame = format!(
-        "<!doctype html><link rel=icon href='data:,'><iframe src=page.html width={width} height=900 \
-         style='border:0'></iframe><script>addEventListener('message', event => {{ \
-         const result = document.createElement('pre'); result.id = 'result'; \
-         result.textContent = event.data; document.body.append(result); }});</script>"
-    );
-    std::fs::write(folder.path().join("frame.html"), frame).unwrap();
-    let output = Command::new(browser)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
-        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
-        .args(["--window-size=1400,1000", "--virtual-time-budget=20000"])
-        .args(["--enable-logging=stderr", "--dump-dom"])
-        .arg(format!("--user-data-dir={}", folder.path().join("profile").display()))
-        .arg(format!("file://{}", folder.path().join("frame.html").display()))
-        .output()
-        .unwrap();
-    let (dom, log) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let complaints: Vec<&str> = log.lines().filter(|line| line.contains(":CONSOLE")).collect();
-    assert!(complaints.is_empty(), "{complaints:?}");
-    let result = dom.split("<pre id=\"result\">").nth(1).and_then(|rest| rest.split('<').next());
-    let result = result.unwrap_or_else(|| panic!("the page did not load: {log}"));
-    let json = base64::engine::general_purpose::STANDARD.decode(result).unwrap();
-    serde_json::from_slice(&json).unwrap()
-}
 
 /// Two sources with a leak, a repeated image, several kinds of refusal and a name like a tag.
 fn built() -> (Collection, String, serde_json::Value) {

@@ -1,5 +1,6 @@
 //! The commands of `hqsam`.
 
+mod eval;
 mod fetch;
 mod predict;
 
@@ -9,18 +10,13 @@ use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
-use dataset::order::World;
 use launch::rank_env::RankEnv;
-use pipeline::Dataset;
 use pipeline::fetch::FetchArguments;
 use tch::Device;
-use trainer::config::{EvalSection, TrainConfig};
-use trainer::data_parallel::DataParallel;
-use trainer::evaluate::{EvalContext, evaluate};
+use trainer::config::TrainConfig;
 use trainer::export::{ExportFormat, export};
 use trainer::model_card::ModelCard;
 use trainer::run::{self, OpenModel};
-use trainer::run_log::{evaluation_bar, write_report};
 use trainer::train::{Outcome, TrainOptions, train};
 
 /// Trains, evaluates, exports and applies HQ-SAM.
@@ -39,7 +35,7 @@ enum Command {
     /// Train (one rank; `launch` starts several).
     Train(TrainArguments),
     /// Mask IoU and boundary IoU of the frozen SAM and of HQ-SAM, per set.
-    Eval(EvalArguments),
+    Eval(eval::EvalArguments),
     /// Write the merged model for other tools, with a model card.
     Export(ExportArguments),
     /// Predict the mask of one prompt on one image.
@@ -58,33 +54,6 @@ struct TrainArguments {
     /// Go on from the newest checkpoint of the run.
     #[arg(long)]
     resume: bool,
-}
-
-#[derive(Args)]
-struct EvalArguments {
-    /// Folder of a run, or a merged HQ-SAM file.
-    model: PathBuf,
-    /// Data set: its folder or URL, or the build configuration that made it. Default: the run's.
-    #[arg(long)]
-    data: Option<String>,
-    /// Splits; default: those of the run's configuration, else `val`.
-    #[arg(long)]
-    split: Vec<String>,
-    /// Encoder of a model file whose sizes are not published ones.
-    #[arg(long)]
-    encoder: Option<String>,
-    /// Evaluate only the first so many images.
-    #[arg(long)]
-    limit: Option<u64>,
-    /// Print the report as JSON.
-    #[arg(long)]
-    json: bool,
-    /// Folder for `<split>.json` and `<split>.md`. Default: `eval` inside the run.
-    #[arg(long)]
-    output: Option<PathBuf>,
-    /// Decoding threads.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
 }
 
 #[derive(Args)]
@@ -108,7 +77,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         .map_err(|message| anyhow!(message))?;
     match arguments.command {
         Command::Train(train) => run_train(&train, device, rank_env),
-        Command::Eval(eval) => run_eval(&eval, device),
+        Command::Eval(arguments) => eval::run(&arguments, device, rank_env.as_ref()),
         Command::Export(export) => run_export(&export, device),
         Command::Predict(predict) => predict::run(&predict, device),
         Command::Fetch(arguments) => fetch::run(&arguments),
@@ -140,53 +109,6 @@ fn run_train(arguments: &TrainArguments, device: Device, rank_env: Option<RankEn
             "stopped at {}; resume with the same command and --resume",
             checkpoint.display()
         ),
-    }
-    Ok(())
-}
-
-fn run_eval(arguments: &EvalArguments, device: Device) -> Result<()> {
-    let OpenModel { model, encoder, origin, config } =
-        run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
-    let data = match (&arguments.data, &config) {
-        (Some(data), _) => data.clone(),
-        (None, Some(config)) => config.data.path.clone(),
-        (None, None) => bail!("--data is missing: name the data set to evaluate on"),
-    };
-    let dataset = Arc::new(Dataset::open(&data)?);
-    let mut section = config.map_or_else(EvalSection::default, |config| config.eval);
-    section.limit = arguments.limit.or(section.limit);
-    if !arguments.split.is_empty() {
-        section.splits.clone_from(&arguments.split);
-    }
-    let data_parallel = DataParallel::single();
-    let mut reports = Vec::new();
-    for split in &section.splits {
-        let rows = dataset.num_samples(split)?;
-        let context = EvalContext {
-            model: &model,
-            img_size: encoder.img_size() as usize,
-            device,
-            world: World::new(0, 1)?,
-            data_parallel: &data_parallel,
-            feature_cache: None,
-            progress: evaluation_bar(split, section.limit.map_or(rows, |limit| limit.min(rows))),
-        };
-        let report = evaluate(&context, &dataset, split, &section, arguments.threads)?;
-        context.progress.finish_and_clear();
-        let folder = arguments
-            .output
-            .clone()
-            .or_else(|| arguments.model.is_dir().then(|| arguments.model.join("eval")));
-        if let Some(folder) = folder {
-            write_report(&folder, split, &report)?;
-        }
-        if !arguments.json {
-            print(&format!("{origin} on {data}, split {split}\n\n{}", report.table()))?;
-        }
-        reports.push(report);
-    }
-    if arguments.json {
-        print(&serde_json::to_string_pretty(&reports)?)?;
     }
     Ok(())
 }

@@ -58,6 +58,11 @@ fn departures_are_off_by_default_and_refused_by_name() {
         ("prompt.box_noise=1.0", "prompt.box_noise = 1 "),
         ("prompt.prompts_per_image=0", "prompt.prompts_per_image must"),
         ("prompt.num_points=0", "prompt.num_points must"),
+        ("eval.protocols=[]", "eval.protocols is empty"),
+        ("eval.protocols=[\"box\", \"points:0\"]", "`points:0`"),
+        ("eval.protocols=[\"box\", \"box\"]", "names box twice"),
+        ("eval.dilation_ratio=0.0", "eval.dilation_ratio = 0 "),
+        ("eval.batch=0", "eval.batch must"),
         ("augment.color_jitter={ hue = 0.6 }", "augment.color_jitter.hue = 0.6 "),
     ] {
         let error = load(&[setting]).unwrap_err().to_string();
@@ -77,5 +82,13 @@ fn shipped_published_recipes_are_the_published_recipe() {
         assert_eq!(config.augment.scale_range, [0.1, 2.0]);
         assert_eq!(config.augment.flip_probability, 0.5);
         assert_eq!((config.prompt.kinds.len(), config.prompt.num_points), (3, 10));
+    }
+}
+
+#[test]
+fn evaluation_is_the_published_one_unless_configured() {
+    for (file, config) in shipped() {
+        assert_eq!(config.eval.protocols, [Protocol::Box], "{file}");
+        assert_eq!((config.eval.hq_output, config.eval.dilation_ratio), (HqOutput::Hq, 0.02));
     }
 }

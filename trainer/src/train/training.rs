@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use c10d::{Backend, ProcessGroup};
 use dataset::order::World;
 use pipeline::{Batch, Dataset, Position};
 use sha2::{Digest, Sha256};
@@ -14,14 +13,21 @@ use super::{TrainError, TrainOptions};
 use crate::checkpoint::{self, CHECKPOINT_VERSION, Checkpoint, CheckpointInfo};
 use crate::config::TrainConfig;
 use crate::data_parallel::DataParallel;
-use crate::evaluate::{EvalContext, EvalReport, evaluate};
+use crate::evaluate::{
+    EvalContext, EvalReport, Evaluation, PictureWish, check_protocols, evaluate,
+};
 use crate::feature_cache::FeatureCache;
 use crate::loss::LossConfig;
+use crate::memory;
 use crate::model::{EncoderConfig, SamHq, StateDict};
 use crate::optim::{Adam, AdamConfig};
+use crate::ranks;
 use crate::run::{CONFIG_FILE, load_frozen_sam, load_hq_parameters};
 use crate::run_log::{RunLog, StepLine};
 use crate::step::{StepContext, StepReport};
+
+/// Held-out images whose masks are shown after every evaluation, for each prompt.
+const OVERLAYS: usize = 4;
 
 /// Everything that lives from the first step to the last.
 pub(super) struct Training<'a> {
@@ -47,6 +53,8 @@ impl<'a> Training<'a> {
         let dataset = Arc::new(Dataset::open(&config.data.path)?);
         let newest = newest_checkpoint(config, options.resume)?;
         let (model, sam_sha256) = load_frozen_sam(config, options.device)?;
+        // Now, not after the first epoch.
+        check_protocols(&model, &config.eval.protocols)?;
         let feature_cache = open_feature_cache(config, &encoder, &sam_sha256, world)?;
         let mut training = Self {
             config,
@@ -208,11 +216,13 @@ impl<'a> Training<'a> {
                 world: self.world,
                 data_parallel: &self.context.data_parallel,
                 feature_cache: self.context.feature_cache.as_ref(),
+                pictures: PictureWish { worst: 0, fixed: OVERLAYS },
                 progress: self.log.evaluation_bar(split, rows / self.world.world_size as u64),
             };
             let threads = self.config.data.threads;
-            let report = evaluate(&context, &self.dataset, split, &self.config.eval, threads)?;
-            self.log.evaluated(self.position.epoch, self.global_step, &report)?;
+            let Evaluation { report, pictures } =
+                evaluate(&context, &self.dataset, split, &self.config.eval, threads)?;
+            self.log.evaluated(self.position.epoch, self.global_step, &report, &pictures)?;
             reports.push(report);
         }
         Ok(reports)
@@ -241,6 +251,7 @@ impl<'a> Training<'a> {
             encode_secs: report.encode.as_secs_f64(),
             decode_secs: report.decode.as_secs_f64(),
             step_secs: step.as_secs_f64(),
+            resident_bytes: memory::resident_bytes().unwrap_or(0),
         });
     }
 }
@@ -249,31 +260,20 @@ fn internal(error: impl std::fmt::Display) -> TrainError {
     TrainError::Internal(error.to_string())
 }
 
-/// The process group of the rank environment, or a single process without one.
 fn join_ranks(
     config: &TrainConfig,
     options: &TrainOptions,
 ) -> Result<(World, DataParallel), TrainError> {
-    let single = World::new(0, 1).map_err(internal)?;
-    let Some(env) = &options.rank_env else { return Ok((single, DataParallel::single())) };
-    let world = World::new(env.rank, env.world_size).map_err(internal)?;
-    if world.world_size > config.train.global_batch {
+    let world_size = options.rank_env.as_ref().map_or(1, |env| env.world_size);
+    if world_size > config.train.global_batch {
         return Err(TrainError::Config(format!(
-            "{} ranks for train.global_batch = {}: each rank needs at least one sample a step",
-            world.world_size, config.train.global_batch
+            "{world_size} ranks for train.global_batch = {}: each rank needs at least one sample \
+             a step",
+            config.train.global_batch
         )));
     }
-    let backend = if options.device.is_cuda() { Backend::Nccl } else { Backend::Gloo };
     let timeout = Duration::from_secs(config.train.collective_timeout_secs);
-    let group = ProcessGroup::new(
-        backend,
-        env.rank,
-        env.world_size,
-        &env.master_addr,
-        env.master_port,
-        timeout,
-    )?;
-    Ok((world, DataParallel::new(group)))
+    ranks::join(options.rank_env.as_ref(), options.device, timeout)
 }
 
 fn step_context(

@@ -11,6 +11,7 @@ use super::super::quarantine::Refusal;
 use super::pictures::{Picture, RepeatedPicture};
 use super::plots::{COMPARED, Comparison, HISTOGRAMS, Histogram};
 use super::{BuildReport, SourceReport};
+use crate::page::STYLE;
 use crate::stats::{Measure, Quantiles, Stats};
 
 const TEMPLATE: &str = include_str!("page.html");
@@ -92,6 +93,7 @@ pub(super) fn render(
                 repeated => Value::from(Serde(&repeated)),
                 reasons => Value::from(Serde(&reasons)),
                 mebibytes,
+                style => STYLE.trim_end(),
                 version => env!("CARGO_PKG_VERSION"),
             })
         })

@@ -2,19 +2,15 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use dataset::codec::{DecodeLimits, decode_image, decode_mask};
-use dataset::raster::Mask255;
-use image::codecs::jpeg::JpegEncoder;
-use image::imageops::{FilterType, resize, thumbnail};
-use image::{GrayImage, Rgb, RgbImage};
+use image::Rgb;
 use sha2::{Digest, Sha256};
 
 use super::super::BuildError;
 use super::super::output::ShardFile;
 use super::duplicates::{DuplicatePair, place};
 use super::facts::{RowFacts, read_pictures};
+use crate::page::{draw_outline, jpeg, jpeg_uri, shrink};
 
 /// Pictures on the contact sheet of a source.
 const PICTURES_PER_SOURCE: usize = 12;
@@ -22,7 +18,6 @@ const PICTURES_PER_SOURCE: usize = 12;
 const REPETITIONS_SHOWN: usize = 24;
 /// Longest side of a picture, in pixels.
 const PICTURE_SIDE: u32 = 240;
-const JPEG_QUALITY: u8 = 80;
 /// Seen on nearly every photograph.
 const OUTLINE: Rgb<u8> = Rgb([255, 0, 160]);
 
@@ -120,44 +115,17 @@ fn by_source(facts: &[RowFacts]) -> BTreeMap<&str, Vec<&RowFacts>> {
     sources
 }
 
-/// Two pixels wide: one gets lost when a browser scales the picture.
-fn draw_outline(image: &mut RgbImage, outline: &[bool]) {
-    let (width, height) = image.dimensions();
-    let at = |x: u32, y: u32| outline[(y * width + x) as usize];
-    for y in 0..height {
-        for x in 0..width {
-            if at(x, y) || (x > 0 && at(x - 1, y)) || (y > 0 && at(x, y - 1)) {
-                image.put_pixel(x, y, OUTLINE);
-            }
-        }
-    }
-}
-
 /// `None` where a file cannot be decoded, which the build itself has excluded.
 fn picture(fact: &RowFacts, image: &[u8], mask: &[u8]) -> Option<Picture> {
     let limits = DecodeLimits::none();
     let (image, mask) = (decode_image(image, &limits).ok()?, decode_mask(mask, &limits).ok()?);
-    let (height, width) = (image.height as u32, image.width as u32);
-    let image = RgbImage::from_raw(width, height, image.pixels)?;
-    let mask = GrayImage::from_raw(width, height, mask.pixels)?;
-    let scale = (f64::from(PICTURE_SIDE) / f64::from(width.max(height))).min(1.0);
-    let side = |length: u32| ((f64::from(length) * scale).round() as u32).max(1);
-    let (small_width, small_height) = (side(width), side(height));
-    let mut image = thumbnail(&image, small_width, small_height);
-    let mask = resize(&mask, small_width, small_height, FilterType::Nearest);
-    let mask = Mask255 {
-        height: small_height as usize,
-        width: small_width as usize,
-        pixels: mask.into_raw(),
-    };
-    draw_outline(&mut image, &mask.outline());
-    let mut jpeg = Vec::new();
-    JpegEncoder::new_with_quality(&mut jpeg, JPEG_QUALITY).encode_image(&image).ok()?;
+    let mut small = shrink(&image, PICTURE_SIDE)?;
+    draw_outline(&mut small, &mask, OUTLINE);
     Some(Picture {
-        caption: format!("{} ({}, {width} x {height})", fact.sample_id, fact.split),
+        caption: format!("{} ({}, {} x {})", fact.sample_id, fact.split, image.width, image.height),
         alt: format!("{} with the outline of its mask", fact.sample_id),
-        data_uri: format!("data:image/jpeg;base64,{}", STANDARD.encode(&jpeg)),
-        width: small_width,
-        height: small_height,
+        data_uri: jpeg_uri(&jpeg(&small).ok()?),
+        width: small.width(),
+        height: small.height(),
     })
 }

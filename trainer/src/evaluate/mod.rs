@@ -1,0 +1,267 @@
+//! Evaluation with prompts made from the annotated masks, the frozen SAM and HQ-SAM side by side.
+//!
+//! As published: image and mask are stretched to the square input, the prompt is made from the
+//! stretched mask, the 256 x 256 logits are resized to the file's resolution and cut at 0.
+
+mod gallery;
+mod page;
+mod protocol;
+mod report;
+mod table;
+mod truth;
+
+use std::sync::Arc;
+
+use dataset::augment;
+use dataset::order::World;
+use dataset::prompt::{NOISE_MASK_SIZE, Prompt};
+use dataset::raster::Mask255;
+use indicatif::ProgressBar;
+use pipeline::{Dataset, EvalSample, EvalStream, StreamError};
+use tch::{Device, Kind, Tensor};
+
+pub use self::gallery::{Case, PictureWish, Pictures};
+use self::gallery::{Gallery, Masks};
+pub use self::page::render;
+pub use self::protocol::{Protocol, UnknownProtocol};
+pub use self::report::{BothEmpty, EvalReport, ImageScore, Score, SetScore};
+pub use self::table::write_table;
+use self::truth::Truth;
+use crate::batch::{PromptGroup, group_prompts};
+use crate::config::{EvalSection, HqOutput};
+use crate::data_parallel::DataParallel;
+use crate::feature_cache::{self, FeatureCache};
+use crate::metrics::upsample_logits;
+use crate::model::{DecodeOutput, ImageFeatures, SamHq};
+use crate::train::TrainError;
+
+/// Where and with whom an evaluation runs.
+pub struct EvalContext<'a> {
+    /// The model.
+    pub model: &'a SamHq,
+    /// Side of its square input in pixels.
+    pub img_size: usize,
+    /// Device of the model.
+    pub device: Device,
+    /// This rank's place.
+    pub world: World,
+    /// The ranks.
+    pub data_parallel: &'a DataParallel,
+    /// Features kept from an earlier evaluation of the same images. Within it they are rounded to
+    /// bfloat16; without one, nothing is rounded.
+    pub feature_cache: Option<&'a FeatureCache>,
+    /// Pictures to make on the way.
+    pub pictures: PictureWish,
+    /// Bar advanced by one per image of this rank.
+    pub progress: ProgressBar,
+}
+
+/// A report, and pictures of some of its images.
+pub struct Evaluation {
+    /// What was found.
+    pub report: EvalReport,
+    /// What it looks like.
+    pub pictures: Pictures,
+}
+
+/// Evaluates `split`; each image is counted once however many ranks share the work, and every
+/// rank returns the same.
+///
+/// # Errors
+/// A split that does not exist, a shard that cannot be read, a rank that is gone, a protocol that
+/// the model cannot be given.
+pub fn evaluate(
+    context: &EvalContext<'_>,
+    dataset: &Arc<Dataset>,
+    split: &str,
+    config: &EvalSection,
+    threads: usize,
+) -> Result<Evaluation, TrainError> {
+    check_protocols(context.model, &config.protocols)?;
+    // Ranks take whole batches, so that what goes through the model together, and with it every
+    // bit of the result, does not depend on their number.
+    let mut stream = EvalStream::in_blocks(
+        Arc::clone(dataset),
+        split,
+        context.world,
+        threads,
+        config.limit,
+        config.batch,
+    )?;
+    let rows = dataset.num_samples(split)?;
+    let rows = config.limit.map_or(rows, |limit| limit.min(rows));
+    let mut gallery = Gallery::new(context.pictures, rows, &config.protocols);
+    let mut scores = Vec::new();
+    loop {
+        let samples: Vec<EvalSample> =
+            stream.by_ref().take(config.batch).collect::<Result<_, StreamError>>()?;
+        if samples.is_empty() {
+            break;
+        }
+        let batch = prepare(context, &samples, config.dilation_ratio);
+        for &protocol in &config.protocols {
+            scores.extend(score(context, &batch, protocol, config, &mut gallery));
+        }
+        context.progress.inc(samples.len() as u64);
+    }
+    let images = gather(context, &scores, &config.protocols)?;
+    let pictures = gallery.gather(context.data_parallel, context.device)?;
+    let report = EvalReport {
+        split: split.to_owned(),
+        conditions: "image and mask stretched to the input; logits resized to the file's \
+                     resolution, cut at 0; mask foreground above 128"
+            .into(),
+        hq_output: config.hq_output,
+        dilation_ratio: config.dilation_ratio,
+        seed: config.seed,
+        sets: report::summarise(&config.protocols, &images),
+        images,
+    };
+    Ok(Evaluation { report, pictures })
+}
+
+/// Refuses prompts of another size than the model takes, which only mask prompts can have.
+pub(crate) fn check_protocols(model: &SamHq, protocols: &[Protocol]) -> Result<(), TrainError> {
+    let side = model.logits_size();
+    if protocols.contains(&Protocol::CoarseMask) && side != NOISE_MASK_SIZE as i64 {
+        return Err(TrainError::Config(format!(
+            "protocol coarse_mask: its prompt is {NOISE_MASK_SIZE} x {NOISE_MASK_SIZE} and this \
+             model takes {side} x {side}"
+        )));
+    }
+    Ok(())
+}
+
+/// What all protocols share of a batch.
+struct EvalBatch<'a> {
+    samples: &'a [EvalSample],
+    stretched_masks: Vec<Mask255>,
+    truths: Vec<Truth>,
+    features: ImageFeatures,
+}
+
+fn prepare<'a>(
+    context: &EvalContext<'_>,
+    samples: &'a [EvalSample],
+    dilation_ratio: f64,
+) -> EvalBatch<'a> {
+    let side = context.img_size;
+    let mut pixels = Vec::with_capacity(samples.len() * side * side * 3);
+    let mut stretched_masks = Vec::with_capacity(samples.len());
+    for sample in samples {
+        let (image, mask) = augment::stretch(&sample.image, &sample.mask, side);
+        pixels.extend_from_slice(&image.pixels);
+        stretched_masks.push(mask);
+    }
+    let images = Tensor::from_slice(&pixels)
+        .view([samples.len() as i64, side as i64, side as i64, 3])
+        .to_device(context.device);
+    let features = tch::no_grad(|| {
+        feature_cache::encode(context.model, context.feature_cache, &images, &pixels)
+    });
+    let truths = samples.iter().map(|sample| Truth::new(&sample.mask, dilation_ratio)).collect();
+    EvalBatch { samples, stretched_masks, truths, features }
+}
+
+/// The scores of a batch with one protocol, in the order of the groups of prompts.
+fn score(
+    context: &EvalContext<'_>,
+    batch: &EvalBatch<'_>,
+    protocol: Protocol,
+    config: &EvalSection,
+    gallery: &mut Gallery,
+) -> Vec<ImageScore> {
+    let (prompts, replaced): (Vec<Prompt>, Vec<bool>) = batch
+        .samples
+        .iter()
+        .zip(&batch.stretched_masks)
+        .map(|(sample, mask)| {
+            let prompt = protocol.prompt(mask, config.seed, &sample.sample_id);
+            (prompt.prompt, prompt.is_replaced)
+        })
+        .unzip();
+    let mut scores = Vec::with_capacity(prompts.len());
+    for group in group_prompts(&prompts, context.device) {
+        let logits = decode(context.model, &batch.features, &group, config.hq_output);
+        for (position, &index) in group.indices.iter().enumerate() {
+            let (sample, truth) = (&batch.samples[index], &batch.truths[index]);
+            let [sam_mask, hq_mask] =
+                [&logits.sam, &logits.hq].map(|logits| predict(logits, position, truth));
+            let (sam, hq) = (truth.compare(&sam_mask), truth.compare(&hq_mask));
+            let score = ImageScore {
+                row: sample.row,
+                sample_id: sample.sample_id.clone(),
+                source: sample.source.clone(),
+                protocol,
+                height: truth.height,
+                width: truth.width,
+                truth_pixels: truth.pixels,
+                sam_pixels: sam.pixels,
+                hq_pixels: hq.pixels,
+                prompt_replaced: replaced[index],
+                sam: sam.score,
+                hq: hq.score,
+            };
+            gallery.offer(&score, sample, Masks { sam: &sam_mask, hq: &hq_mask });
+            scores.push(score);
+        }
+    }
+    scores
+}
+
+/// Logits (B, 1, h, w) of the prompts of a group.
+struct Logits {
+    sam: Tensor,
+    hq: Tensor,
+}
+
+fn decode(
+    model: &SamHq,
+    features: &ImageFeatures,
+    group: &PromptGroup,
+    hq_output: HqOutput,
+) -> Logits {
+    let indices: Vec<i64> = group.indices.iter().map(|&index| index as i64).collect();
+    tch::no_grad(|| {
+        let features = features.select(&indices);
+        let prompts = model.embed_prompts(&group.prompts);
+        let decode = |output| model.decode(&features, &prompts, output);
+        let sam = decode(DecodeOutput::Sam { multimask: false }).sam_logits.unwrap_or_default();
+        let hq = match hq_output {
+            HqOutput::Hq => decode(DecodeOutput::Hq).hq_logits.unwrap_or_default(),
+            HqOutput::Sum => {
+                let both = decode(DecodeOutput::Both { multimask: false });
+                both.hq_logits.unwrap_or_default() + both.sam_logits.unwrap_or_default()
+            }
+        };
+        Logits { sam, hq }
+    })
+}
+
+/// The mask of one prompt at the file's resolution, a byte a pixel.
+fn predict(logits: &Tensor, position: usize, truth: &Truth) -> Vec<u8> {
+    let logits = logits.narrow(0, position as i64, 1);
+    let upsampled = upsample_logits(&logits, truth.height as i64, truth.width as i64);
+    let predicted = upsampled.gt(0.0).to_kind(Kind::Uint8).to_device(Device::Cpu);
+    Vec::try_from(predicted.reshape([-1]))
+        .expect("a tensor of bytes on the CPU becomes a vector of bytes")
+}
+
+/// All ranks' scores by protocol, then in row order.
+fn gather(
+    context: &EvalContext<'_>,
+    scores: &[ImageScore],
+    protocols: &[Protocol],
+) -> Result<Vec<ImageScore>, TrainError> {
+    let own =
+        serde_json::to_vec(scores).map_err(|error| TrainError::Internal(error.to_string()))?;
+    let mut images: Vec<ImageScore> = Vec::new();
+    for part in context.data_parallel.all_gather_bytes(&own, context.device)? {
+        let part: Vec<ImageScore> = serde_json::from_slice(&part)
+            .map_err(|error| TrainError::Internal(format!("scores of another rank: {error}")))?;
+        images.extend(part);
+    }
+    let place = |protocol| protocols.iter().position(|other| *other == protocol);
+    images.sort_by_key(|image| (place(image.protocol), image.row));
+    Ok(images)
+}

@@ -1,0 +1,37 @@
+//! The ranks that a launcher started, joined.
+
+use std::time::Duration;
+
+use c10d::{Backend, ProcessGroup};
+use dataset::order::World;
+use launch::rank_env::RankEnv;
+use tch::Device;
+
+use crate::data_parallel::DataParallel;
+use crate::train::TrainError;
+
+/// Joins the process group of the rank environment; without one, this is a single process.
+/// `timeout` is how long a collective waits for the slowest rank.
+///
+/// # Errors
+/// A rank that does not come in time, a port that is taken.
+pub fn join(
+    rank_env: Option<&RankEnv>,
+    device: Device,
+    timeout: Duration,
+) -> Result<(World, DataParallel), TrainError> {
+    let world = |rank, world_size| {
+        World::new(rank, world_size).map_err(|error| TrainError::Internal(error.to_string()))
+    };
+    let Some(env) = rank_env else { return Ok((world(0, 1)?, DataParallel::single())) };
+    let backend = if device.is_cuda() { Backend::Nccl } else { Backend::Gloo };
+    let group = ProcessGroup::new(
+        backend,
+        env.rank,
+        env.world_size,
+        &env.master_addr,
+        env.master_port,
+        timeout,
+    )?;
+    Ok((world(env.rank, env.world_size)?, DataParallel::new(group)))
+}
