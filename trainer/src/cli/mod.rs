@@ -1,7 +1,9 @@
 //! The commands of `hqsam`.
 
+mod amg;
 mod fetch;
 mod predict;
+mod serve;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -42,8 +44,12 @@ enum Command {
     Eval(EvalArguments),
     /// Write the merged model for other tools, with a model card.
     Export(ExportArguments),
-    /// Predict the mask of one prompt on one image.
+    /// Predict masks of boxes, points and masks on images.
     Predict(predict::PredictArguments),
+    /// Segment everything on images, without prompts.
+    Amg(amg::AmgArguments),
+    /// A local page to click on pictures and to look at a run.
+    Serve(serve::ServeArguments),
     /// Download SAM and HQ-SAM checkpoints, such as vit_b, vit_l, vit_h.
     Fetch(FetchArguments),
 }
@@ -111,6 +117,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         Command::Eval(eval) => run_eval(&eval, device),
         Command::Export(export) => run_export(&export, device),
         Command::Predict(predict) => predict::run(&predict, device),
+        Command::Amg(amg) => amg::run(&amg, device),
+        Command::Serve(serve) => serve::run(&serve, device),
         Command::Fetch(arguments) => fetch::run(&arguments),
     }
 }
