@@ -3,7 +3,7 @@
 Usage: compare_amg.py SPEC.json
 The specification names model, image, sizes and runs: the generator's options and the file that
 `hqsam amg` wrote for them. Prints one JSON object a run: numbers of masks, the smallest IoU of a
-matched mask, largest differences of boxes, scores and points.
+pair, largest differences of boxes, areas and scores.
 """
 
 import json
@@ -19,24 +19,24 @@ from torchvision.ops.boxes import batched_nms
 
 
 def compare(ours: list, theirs: list) -> dict:
-    """Both lists are in the order of their scores; equal scores may be in another order."""
-    result = {"ours": len(ours), "published": len(theirs)}
-    if not ours or not theirs:
+    """Masks belong together that come from the same point of the same crop."""
+
+    def key(record: dict) -> tuple:
+        return (*np.round(record["point_coords"][0], 6).tolist(), *map(float, record["crop_box"]))
+
+    published = {key(record): record for record in theirs}
+    pairs = [(record, published[key(record)]) for record in ours if key(record) in published]
+    result = {"ours": len(ours), "published": len(theirs), "pairs": len(pairs)}
+    if not pairs:
         return result
-    overlap = mask_utils.iou(
-        [record["segmentation"] for record in ours],
-        [record["segmentation"] for record in theirs],
-        [0] * len(theirs),
-    )
-    match = overlap.argmax(axis=1)
-    result["pairs"] = len(set(match.tolist()))
-    result["smallest_iou"] = float(overlap.max(axis=1).min())
 
-    def largest(values) -> float:
-        return float(max(np.abs(values(a) - values(theirs[b])).max() for a, b in zip(ours, match)))
+    def overlap(a: dict, b: dict) -> float:
+        return float(mask_utils.iou([a["segmentation"]], [b["segmentation"]], [0])[0, 0])
 
-    for key in ("bbox", "point_coords", "crop_box", "area", "predicted_iou", "stability_score"):
-        result[key] = largest(lambda record: np.array(record[key], dtype=float))
+    result["smallest_iou"] = min(overlap(a, b) for a, b in pairs)
+    for name in ("bbox", "area", "predicted_iou", "stability_score"):
+        difference = [np.abs(np.subtract(a[name], b[name])).max() for a, b in pairs]
+        result[name] = float(max(difference))
     return result
 
 

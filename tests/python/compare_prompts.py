@@ -2,8 +2,8 @@
 
 Usage: compare_prompts.py CASES.json OURS.safetensors
 The cases name the model, the image and the prompts; tensors are `<case>.<mode>.<multi|single>.
-{logits,scores,masks}`. Prints one JSON object by tensor group: largest differences of logits and
-scores, and the share of differing mask pixels.
+{logits,scores,masks}`. Prints one JSON object by tensor group: largest differences of logits (in
+parts of the largest, where that exceeds 1) and scores, and the share of differing mask pixels.
 """
 
 import json
@@ -47,8 +47,9 @@ def main() -> None:
                 found = {part: ours[f"{group}.{part}"].numpy() for part in ("logits", "scores", "masks")}
                 assert found["masks"].shape == masks.shape, (group, found["masks"].shape, masks.shape)
                 assert found["logits"].shape == logits.shape, group
+                scale = max(1.0, float(np.abs(logits).max()))
                 result[group] = [
-                    float(np.abs(found["logits"] - logits).max()),
+                    float(np.abs(found["logits"] - logits).max()) / scale,
                     float(np.abs(found["scores"] - scores).max()),
                     float(((found["masks"] > 128) != masks).mean()),
                 ]

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 /// `chromium` on the path. Without one the tests say that they were skipped, unless
 /// `HQSAM_TEST_BROWSER=required`.
 #[expect(clippy::print_stdout, reason = "a skipped test says so")]
-pub fn installed() -> Option<PathBuf> {
+pub(crate) fn installed() -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = ["chromium", "chromium-browser", "google-chrome"]
         .into_iter()
@@ -25,19 +25,19 @@ pub fn installed() -> Option<PathBuf> {
 }
 
 /// A browser with one page.
-pub struct Browser {
+pub(crate) struct Browser {
     child: Child,
     input: ChildStdin,
     output: BufReader<ChildStdout>,
     session: Option<String>,
     next_id: u64,
     /// What the page complained about: exceptions and entries of its log.
-    pub complaints: Vec<String>,
+    pub(crate) complaints: Vec<String>,
 }
 
 impl Browser {
     /// Starts a browser whose profile is below `folder`.
-    pub fn start(program: &Path, folder: &Path) -> Self {
+    pub(crate) fn start(program: &Path, folder: &Path) -> Self {
         // It reads from the third file and writes to the fourth; a shell can give it ours.
         let mut child = Command::new("sh")
             .args(["-c", r#"exec "$@" 3<&0 4>&1 </dev/null >/dev/null 2>&1"#, "sh"])
@@ -75,7 +75,7 @@ impl Browser {
     }
 
     /// Calls a method of the protocol and waits for its result.
-    pub fn call(&mut self, method: &str, params: Value) -> Value {
+    pub(crate) fn call(&mut self, method: &str, params: Value) -> Value {
         let id = self.next_id;
         self.next_id += 1;
         let mut message = json!({"id": id, "method": method, "params": params});
@@ -102,7 +102,7 @@ impl Browser {
     }
 
     /// Opens an address in a window of that width.
-    pub fn open(&mut self, url: &str, width: u32) {
+    pub(crate) fn open(&mut self, url: &str, width: u32) {
         let _ = self.call(
             "Emulation.setDeviceMetricsOverride",
             json!({"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": false}),
@@ -114,7 +114,7 @@ impl Browser {
     }
 
     /// The value of an expression, a promise's when it is one.
-    pub fn evaluate(&mut self, expression: &str) -> Value {
+    pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
         let params = json!({"expression": expression, "awaitPromise": true, "returnByValue": true});
         let mut result = self.call("Runtime.evaluate", params);
         assert!(result["exceptionDetails"].is_null(), "{expression}: {result}");
@@ -122,7 +122,7 @@ impl Browser {
     }
 
     /// Waits until an expression is true.
-    pub fn wait(&mut self, condition: &str) {
+    pub(crate) fn wait(&mut self, condition: &str) {
         let _ = self.evaluate(&format!(
             "new Promise(done => {{ const look = () => ({condition}) ? done(true) : \
              setTimeout(look, 20); look(); }})"
@@ -130,7 +130,7 @@ impl Browser {
     }
 
     /// Chooses a file in the input `selector`.
-    pub fn choose(&mut self, selector: &str, file: &Path) {
+    pub(crate) fn choose(&mut self, selector: &str, file: &Path) {
         let document = self.call("DOM.getDocument", json!({}));
         let query = json!({"nodeId": document["root"]["nodeId"], "selector": selector});
         let node = self.call("DOM.querySelector", query);
@@ -139,7 +139,7 @@ impl Browser {
     }
 
     /// Moves the pressed mouse from one place of an element to another, in parts of its sides.
-    pub fn drag(&mut self, id: &str, from: [f64; 2], to: [f64; 2]) {
+    pub(crate) fn drag(&mut self, id: &str, from: [f64; 2], to: [f64; 2]) {
         let frame = self.evaluate(&format!(
             "(() => {{ const e = document.getElementById('{id}'); e.scrollIntoView({{block: 'center'}}); \
              const f = e.getBoundingClientRect(); return [f.left, f.top, f.width, f.height]; }})()"
@@ -156,7 +156,7 @@ impl Browser {
     }
 
     /// The whole page as PNG.
-    pub fn picture(&mut self) -> Vec<u8> {
+    pub(crate) fn picture(&mut self) -> Vec<u8> {
         let params = json!({"format": "png", "captureBeyondViewport": true});
         let picture = self.call("Page.captureScreenshot", params);
         base64::engine::general_purpose::STANDARD.decode(picture["data"].as_str().unwrap()).unwrap()
