@@ -7,6 +7,7 @@ A command is timed as a whole, model loading included, and once more with a seco
 difference is what a further picture costs.
 """
 
+import json
 import os
 import statistics
 import subprocess
@@ -18,7 +19,7 @@ from pathlib import Path
 HQSAM, RAW, WHAT = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
 ROUNDS = int(sys.argv[4]) if len(sys.argv) > 4 else 3
 BOX = [40, 40, 260, 220]
-AMG = {"points_per_side": 8, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
+AMG = {"points_per_side": int(os.environ.get("POINTS_PER_SIDE", 8)), "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0}
 
 PEER = """
 import contextlib, io, json, sys, warnings
@@ -69,8 +70,6 @@ def timed(command, folder):
 
 
 def commands(pictures):
-    import json
-
     if WHAT == "amg":
         options = [f"--{name.replace('_', '-')}={value}" for name, value in AMG.items()]
         ours = [HQSAM, "amg", "model.pth", *pictures, "--output-mode", "coco_rle", "-o", "ours", *options]
@@ -88,22 +87,31 @@ def main():
     found = {name: {"one": [], "further": [], "peak": []} for name in commands(pictures)}
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-W", "ignore", "-c", MODEL, f"{folder}/model.pth"], check=True)
-        for _ in range(ROUNDS):
+        for done in range(1, ROUNDS + 1):
             for name, parts in found.items():
                 one, peak = timed(commands(pictures[:1])[name], folder)
                 both, _ = timed(commands(pictures)[name], folder)
                 parts["one"].append(one)
                 parts["further"].append(both - one)
                 parts["peak"].append(peak)
-    middle = {name: {part: statistics.median(values) for part, values in parts.items()} for name, parts in found.items()}
+            report(found, done)
+
+
+def report(found, rounds):
+    """After each round, so that a run that is cut short has told what it saw."""
+    middle = {
+        name: {part: statistics.median(values) for part, values in parts.items()}
+        for name, parts in found.items()
+    }
     title = {"box": "one box", "amg": f"{AMG['points_per_side'] ** 2} points, every mask kept"}[WHAT]
-    print(f"ViT-B, random weights, fp32, 2 threads, {title}: medians of {ROUNDS} interleaved rounds")
+    print(f"ViT-B, random weights, fp32, 2 threads, {title}: medians of {rounds} interleaved rounds")
     peer = middle["segment-anything-hq"]
     for name, parts in middle.items():
         print(
             f"  {name:<20} whole command {parts['one']:6.2f} s ({peer['one'] / parts['one']:.2f} times as fast), "
             f"a further picture {parts['further']:6.2f} s ({peer['further'] / parts['further']:.2f}), "
-            f"peak {parts['peak']:.0f} MiB"
+            f"peak {parts['peak']:.0f} MiB",
+            flush=True,
         )
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Compares `hqsam predict` and `hqsam amg` with the Python package on this machine, weights and
-# pictures.
+# pictures. POINTS_PER_SIDE sets the points of `amg` (8).
 #
 #   benches/predict.sh [box|amg] [ROUNDS]
 #
