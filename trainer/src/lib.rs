@@ -9,6 +9,7 @@
 //! [`step`] is one optimiser step from top to bottom, [`train`] the loop around it.
 
 pub mod allocator;
+pub mod amg;
 pub mod batch;
 pub mod checkpoint;
 pub mod config;
@@ -27,8 +28,10 @@ pub mod model_card;
 pub mod optim;
 pub mod predict;
 pub mod ranks;
+pub mod rle;
 pub mod run;
 pub mod run_log;
+pub mod serve;
 pub mod step;
 pub mod tensorboard;
 pub mod train;

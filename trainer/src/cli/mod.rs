@@ -1,8 +1,10 @@
 //! The commands of `hqsam`.
 
+mod amg;
 mod eval;
 mod fetch;
 mod predict;
+mod serve;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,8 +40,12 @@ enum Command {
     Eval(eval::EvalArguments),
     /// Write the merged model for other tools, with a model card.
     Export(ExportArguments),
-    /// Predict the mask of one prompt on one image.
+    /// Predict masks of boxes, points and masks on images.
     Predict(predict::PredictArguments),
+    /// Segment everything on images, without prompts.
+    Amg(amg::AmgArguments),
+    /// A local page to click on pictures and to look at a run.
+    Serve(serve::ServeArguments),
     /// Download SAM and HQ-SAM checkpoints, such as vit_b, vit_l, vit_h.
     Fetch(FetchArguments),
 }
@@ -80,6 +86,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         Command::Eval(arguments) => eval::run(&arguments, device, rank_env.as_ref()),
         Command::Export(export) => run_export(&export, device),
         Command::Predict(predict) => predict::run(&predict, device),
+        Command::Amg(amg) => amg::run(&amg, device),
+        Command::Serve(serve) => serve::run(&serve, device),
         Command::Fetch(arguments) => fetch::run(&arguments),
     }
 }

@@ -68,6 +68,8 @@ pub enum DecodeOutput {
         /// As in `Both`.
         multimask: bool,
     },
+    /// As `Sam`, with all three masks for ambiguous prompts and a predicted IoU of each.
+    SamEach,
 }
 
 /// Decoded masks of B prompts.
@@ -75,10 +77,22 @@ pub enum DecodeOutput {
 pub struct Decoded {
     /// (B, 1, 4 g, 4 g)
     pub hq_logits: Option<Tensor>,
-    /// (B, 1, 4 g, 4 g); the published "corrected" mask is the sum of both.
+    /// (B, 1, 4 g, 4 g), three masks for [`DecodeOutput::SamEach`]; the published "corrected" mask
+    /// is the sum of both.
     pub sam_logits: Option<Tensor>,
-    /// (B, 1): predicted IoU of the SAM mask.
+    /// (B, 1) or (B, 3): predicted IoU of each SAM mask.
     pub iou_predictions: Option<Tensor>,
+}
+
+/// Which of SAM's masks.
+#[derive(Clone, Copy)]
+enum SamChoice {
+    /// The first one, for prompts that are not ambiguous.
+    Single,
+    /// The one of the other three with the highest predicted IoU.
+    Best,
+    /// The other three.
+    Each,
 }
 
 enum ImageEncoder {
@@ -232,11 +246,15 @@ impl SamHq {
         let image_tokens = bhwc(&features.image_embeddings).flatten(1, 2);
         let vit_tokens = features.interm_embeddings.flatten(1, 2);
         let dense = bhwc(&prompts.dense_prompt_embeddings).flatten(1, 2);
-        let multimask = match output {
+        let choice = match output {
             DecodeOutput::Hq => None,
-            DecodeOutput::Both { multimask } | DecodeOutput::Sam { multimask } => Some(multimask),
+            DecodeOutput::Both { multimask } | DecodeOutput::Sam { multimask } if multimask => {
+                Some(SamChoice::Best)
+            }
+            DecodeOutput::Both { .. } | DecodeOutput::Sam { .. } => Some(SamChoice::Single),
+            DecodeOutput::SamEach => Some(SamChoice::Each),
         };
-        let is_hq = !matches!(output, DecodeOutput::Sam { .. });
+        let is_hq = matches!(output, DecodeOutput::Hq | DecodeOutput::Both { .. });
         let (tokens, transformed) = self.mask_decoder.transform(
             &(&image_tokens + dense),
             &prompts.sparse_prompt_embeddings,
@@ -247,21 +265,24 @@ impl SamHq {
             let hq_token_out = tokens.select(1, 1 + NUM_SAM_MASK_TOKENS);
             self.mask_decoder_hq.forward(&hq_token_out, &image_tokens, &vit_tokens, &upscaled)
         });
-        let sam = multimask.map(|multimask| self.sam_masks(&tokens, &upscaled, multimask));
+        let sam = choice.map(|choice| self.sam_masks(&tokens, &upscaled, choice));
         let (sam_logits, iou_predictions) = sam.unzip();
         Decoded { hq_logits, sam_logits, iou_predictions }
     }
 
-    /// SAM's mask (B, 1, 4 g, 4 g) and its predicted IoU (B, 1).
-    fn sam_masks(&self, tokens: &Tensor, upscaled: &Tensor, multimask: bool) -> (Tensor, Tensor) {
+    /// SAM's masks (B, 1 or 3, 4 g, 4 g) and their predicted IoU (B, 1 or 3).
+    fn sam_masks(&self, tokens: &Tensor, upscaled: &Tensor, choice: SamChoice) -> (Tensor, Tensor) {
         let (batch, side) = (tokens.size()[0], self.config.embedding_size());
         let masks = self.mask_decoder.masks(tokens, upscaled);
         let masks = bchw(&shuffle_subpixels(&masks, batch, side));
         let iou = self.mask_decoder.predict_iou(tokens);
-        if !multimask {
-            return (masks.narrow(1, 0, 1), iou.narrow(1, 0, 1));
+        let ambiguous = NUM_SAM_MASK_TOKENS - 1;
+        match choice {
+            SamChoice::Single => return (masks.narrow(1, 0, 1), iou.narrow(1, 0, 1)),
+            SamChoice::Each => return (masks.narrow(1, 1, ambiguous), iou.narrow(1, 1, ambiguous)),
+            SamChoice::Best => {}
         }
-        let best = iou.narrow(1, 1, NUM_SAM_MASK_TOKENS - 1).argmax(1, true) + 1;
+        let best = iou.narrow(1, 1, ambiguous).argmax(1, true) + 1;
         let index = best.view([batch, 1, 1, 1]).expand([-1, -1, 4 * side, 4 * side], false);
         (masks.gather(1, &index, false), iou.gather(1, &best, false))
     }

@@ -1,0 +1,220 @@
+//! `hqsam predict`.
+
+mod images;
+mod list;
+mod output;
+mod prompt_text;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use anyhow::{Result, bail, ensure};
+use clap::Args;
+use dataset::raster::RgbRaster;
+use indicatif::{ProgressBar, ProgressStyle};
+use tch::{Device, Tensor};
+use trainer::model::StateDict;
+use trainer::predict::{ImagePrompt, MaskMode, Prediction, Predictor, read_image};
+use trainer::run;
+
+pub(crate) use images::{ImageFile, images};
+use list::ListedObject;
+use output::{Format, Outputs, Target};
+pub(crate) use output::{write_json, write_png};
+use prompt_text::ObjectText;
+
+#[derive(Args)]
+pub(crate) struct PredictArguments {
+    /// Folder of a run, or a merged HQ-SAM file.
+    model: PathBuf,
+    /// Images (JPEG, PNG), or folders of them.
+    #[arg(required = true)]
+    images: Vec<PathBuf>,
+    /// Box in pixels of the image, or in percent of its sides (`10%,10%,90%,90%`): x0,y0,x1,y1.
+    /// Several boxes are several objects.
+    #[arg(long = "box", value_name = "X0,Y0,X1,Y1")]
+    boxes: Vec<String>,
+    /// Point in pixels (or percent) of the image, label 1 (foreground, default) or 0; may be
+    /// repeated. All points, the box and the mask prompt one object.
+    #[arg(long = "point", value_name = "X,Y[,LABEL]")]
+    points: Vec<String>,
+    /// Mask prompt: an image of the same size, or logits that --logits wrote.
+    #[arg(long = "mask", value_name = "FILE")]
+    mask: Option<PathBuf>,
+    /// Prompts of one of several objects: `--object "box=1,2,30,40 point=5,6 point=7,8,0 mask=FILE"`.
+    #[arg(long = "object", value_name = "PROMPTS", conflicts_with_all = ["boxes", "points", "mask"])]
+    objects: Vec<String>,
+    /// Prompts of each image: JSON `{"a.jpg": [{"box": [..], "points": [[x, y, label]], "mask":
+    /// "m.png"}]}`, or CSV with columns image, x0, y0, x1, y1 and/or x, y, label, and object.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["boxes", "points", "mask", "objects"])]
+    prompts: Option<PathBuf>,
+    /// Boxes of a COCO file: its annotations, or detections together with --image-info.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["boxes", "points", "mask", "objects", "prompts"])]
+    boxes_from: Option<PathBuf>,
+    /// COCO file that names the images of the detections in --boxes-from.
+    #[arg(long, value_name = "FILE", requires = "boxes_from")]
+    image_info: Option<PathBuf>,
+    /// Which logits become the mask.
+    #[arg(long, value_enum, default_value = "hq")]
+    mode: MaskMode,
+    /// For ambiguous prompts: `hq` and `sum` take the best of SAM's three masks, `sam` writes all.
+    #[arg(long)]
+    multimask: bool,
+    /// What to write. Default: png,overlay; with --boxes-from: rle.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    format: Vec<Format>,
+    /// Mask to write (PNG, 0 and 255); of several images, the folder. Default: mask.png, or
+    /// predictions.
+    #[arg(short, long)]
+    output: Option<PathBuf>,
+    /// Picture with the masks over the image. Default: the mask's name with `.overlay.png`.
+    #[arg(long)]
+    overlay: Option<PathBuf>,
+    /// Also write the low-resolution logits (safetensors: `low_res_logits` of objects x masks x
+    /// 256 x 256, `iou_predictions`). For one image.
+    #[arg(long)]
+    logits: Option<PathBuf>,
+    /// Encoder of a model file whose sizes are not published ones.
+    #[arg(long)]
+    encoder: Option<String>,
+}
+
+/// One image and what is prompted on it.
+struct Task {
+    image: ImageFile,
+    objects: Objects,
+    /// `id` of the image in a COCO file.
+    image_id: Option<u64>,
+}
+
+enum Objects {
+    /// As written on the command line; percents need the image.
+    Text(Vec<ObjectText>),
+    Listed(Vec<ListedObject>),
+}
+
+pub(crate) fn run(arguments: &PredictArguments, device: Device) -> Result<()> {
+    let tasks = tasks(arguments)?;
+    let is_single = tasks.len() == 1
+        && arguments.boxes_from.is_none()
+        && arguments.images.iter().all(|path| path.is_file());
+    ensure!(
+        is_single || (arguments.logits.is_none() && arguments.overlay.is_none()),
+        "--logits and --overlay name files of one image, here are {}",
+        tasks.len()
+    );
+    let mut outputs = Outputs::new(
+        arguments.output.clone(),
+        arguments.overlay.clone(),
+        &arguments.format,
+        is_single,
+        arguments.boxes_from.is_some(),
+    )?;
+    let opened = run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
+    let predictor = Predictor::new(&opened.model);
+    let bar = image_bar(tasks.len(), is_single);
+    let mut failed = 0;
+    for task in &tasks {
+        let done = predict(arguments, &predictor, task, &mut outputs);
+        bar.inc(1);
+        match done {
+            Ok(()) => {}
+            Err(error) if is_single => return Err(error),
+            Err(error) => {
+                failed += 1;
+                bar.suspend(|| tracing::warn!("{}: {error:#}", task.image.path.display()));
+            }
+        }
+    }
+    bar.finish_and_clear();
+    super::print(&outputs.finish()?)?;
+    ensure!(failed == 0, "{failed} of {} images have no masks; they are named above", tasks.len());
+    Ok(())
+}
+
+/// A bar over images; hidden for a single one.
+pub(crate) fn image_bar(images: usize, is_single: bool) -> ProgressBar {
+    if is_single {
+        return ProgressBar::hidden();
+    }
+    ProgressBar::new(images as u64).with_style(
+        ProgressStyle::with_template("{bar:30} {pos}/{len} images, eta {eta}")
+            .unwrap_or_else(|_| ProgressStyle::default_bar()),
+    )
+}
+
+fn tasks(arguments: &PredictArguments) -> Result<Vec<Task>> {
+    if let Some(file) = &arguments.boxes_from {
+        let [folder] = arguments.images.as_slice() else {
+            bail!("--boxes-from names the images itself: give the one folder that they lie in");
+        };
+        return list::coco(file, arguments.image_info.as_deref(), folder);
+    }
+    let images = images(&arguments.images)?;
+    if let Some(file) = &arguments.prompts {
+        return list::matched(file, images);
+    }
+    let objects = prompt_text::objects(
+        &arguments.boxes,
+        &arguments.points,
+        arguments.mask.as_deref(),
+        &arguments.objects,
+    )?;
+    let task = |image| Task { image, objects: Objects::Text(objects.clone()), image_id: None };
+    Ok(images.into_iter().map(task).collect())
+}
+
+fn predict(
+    arguments: &PredictArguments,
+    predictor: &Predictor<'_>,
+    task: &Task,
+    outputs: &mut Outputs,
+) -> Result<()> {
+    let image = read_image(&task.image.path).map_err(|error| match error {
+        // The caller names the file of several images.
+        trainer::predict::PredictError::Image { problem, .. } if !outputs.is_single => {
+            anyhow::anyhow!(problem)
+        }
+        error => error.into(),
+    })?;
+    let prompts = prompts(&task.objects, &image, predictor.logits_side())?;
+    // Before the encoder runs: it is the long part.
+    for prompt in &prompts {
+        prompt.check((image.height, image.width), predictor.logits_side())?;
+    }
+    let encoded = predictor.encode(&image)?;
+    let predictions = predictor.predict(&encoded, &prompts, arguments.mode, arguments.multimask)?;
+    if let Some(path) = &arguments.logits {
+        let logits: Vec<&Tensor> = predictions.iter().map(|found| &found.low_res_logits).collect();
+        let scores: Vec<Tensor> =
+            predictions.iter().map(|found| Tensor::from_slice(&found.scores)).collect();
+        let tensors = StateDict::from([
+            ("low_res_logits".to_owned(), Tensor::stack(&logits, 0)),
+            ("iou_predictions".to_owned(), Tensor::stack(&scores, 0)),
+        ]);
+        trainer::weights::save_safetensors(path, &tensors, &BTreeMap::new())?;
+    }
+    let target = Target { image: &image, file: &task.image, coco: coco_ids(task) };
+    outputs.write(&target, &predictions)
+}
+
+fn prompts(objects: &Objects, image: &RgbRaster, side: usize) -> Result<Vec<ImagePrompt>> {
+    match objects {
+        Objects::Text(objects) => objects.iter().map(|object| object.prompt(image, side)).collect(),
+        Objects::Listed(objects) => {
+            objects.iter().map(|object| object.prompt(image, side)).collect()
+        }
+    }
+}
+
+/// `image_id` and, for each object, its category and the detection's score.
+fn coco_ids(task: &Task) -> Option<(u64, Vec<(u64, Option<f64>)>)> {
+    let Objects::Listed(objects) = &task.objects else { return None };
+    let ids = objects.iter().map(|object| (object.category_id, object.score)).collect();
+    task.image_id.map(|image_id| (image_id, ids))
+}
+
+/// The mask that stands for an object where only one can.
+fn best_mask(prediction: &Prediction) -> &dataset::raster::Mask255 {
+    &prediction.masks[prediction.best()]
+}

@@ -1,0 +1,70 @@
+//! `hqsam serve`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use anyhow::Result;
+use clap::Args;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use tch::Device;
+use trainer::run;
+use trainer::serve::{ServeOptions, serve};
+
+#[derive(Args)]
+pub(crate) struct ServeArguments {
+    /// Folder of a run, or a merged HQ-SAM file.
+    model: PathBuf,
+    /// Run whose curves and pictures are shown. Default: the model, where that is a run.
+    #[arg(long)]
+    run: Option<PathBuf>,
+    /// Port; 0 takes a free one.
+    #[arg(long, default_value_t = 7860)]
+    port: u16,
+    /// Address to listen on. Others than loopback let everybody on the network in.
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    bind: IpAddr,
+    /// Name under which the page may be opened, besides `localhost` and addresses.
+    #[arg(long = "allow-host", value_name = "NAME")]
+    allowed_hosts: Vec<String>,
+    /// Largest picture that may be uploaded, in MiB.
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u16).range(1..=256))]
+    max_upload_mib: u16,
+    /// Most pixels of such a picture, in millions.
+    #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=200))]
+    max_megapixels: u16,
+    /// Encoder of a model file whose sizes are not published ones.
+    #[arg(long)]
+    encoder: Option<String>,
+}
+
+pub(crate) fn run(arguments: &ServeArguments, device: Device) -> Result<()> {
+    let is_ending = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // The second signal ends the process at once; the first lets the last answer out.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&is_ending))?;
+        signal_hook::flag::register(signal, Arc::clone(&is_ending))?;
+    }
+    let mut signals = signal_hook::iterator::Signals::new([SIGINT, SIGTERM])?;
+    let (end, stop) = tokio::sync::oneshot::channel();
+    std::thread::spawn(move || {
+        if signals.forever().next().is_some() {
+            // Nobody listens when the server has ended by itself.
+            let _ = end.send(());
+        }
+    });
+    let opened = run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
+    let own_run = opened.config.is_some().then(|| arguments.model.clone());
+    let options = ServeOptions {
+        address: SocketAddr::new(arguments.bind, arguments.port),
+        allowed_hosts: arguments.allowed_hosts.clone(),
+        run: arguments.run.clone().or(own_run),
+        max_upload_bytes: usize::from(arguments.max_upload_mib) << 20,
+        max_pixels: u64::from(arguments.max_megapixels) * 1_000_000,
+    };
+    serve(opened.model, opened.origin, options, stop, |address| {
+        tracing::info!("open http://{address} (Ctrl-C ends it)");
+    })?;
+    Ok(())
+}
