@@ -25,6 +25,7 @@ pub mod model;
 pub mod model_card;
 pub mod optim;
 pub mod predict;
+pub mod recognise;
 pub mod run;
 pub mod run_log;
 pub mod step;

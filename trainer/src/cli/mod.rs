@@ -91,6 +91,9 @@ struct EvalArguments {
 struct ExportArguments {
     /// Folder of a run, or a merged HQ-SAM file to convert.
     model: PathBuf,
+    /// SAM that `model`, a mask decoder of the published trainer, belongs into.
+    #[arg(long)]
+    sam: Option<PathBuf>,
     /// File format.
     #[arg(long, value_enum, default_value = "pth")]
     format: ExportFormat,
@@ -192,8 +195,10 @@ fn run_eval(arguments: &EvalArguments, device: Device) -> Result<()> {
 }
 
 fn run_export(arguments: &ExportArguments, device: Device) -> Result<()> {
-    let OpenModel { model, encoder, origin, config } =
-        run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
+    let OpenModel { model, encoder, origin, config } = match &arguments.sam {
+        Some(sam) => run::open_merged(&arguments.model, sam, device)?,
+        None => run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?,
+    };
     let output = match (&arguments.output, &config) {
         (Some(output), _) => output.clone(),
         (None, Some(_)) => arguments.model.join(arguments.format.default_name()),
