@@ -1,6 +1,6 @@
 """Opens an exported model with segment-anything-hq and compares its low-resolution HQ logits.
 
-Usage: compare_predict.py MODEL_TYPE MODEL.pth IMAGE LOGITS.safetensors X0,Y0,X1,Y1 X,Y
+Usage: compare_predict.py MODEL_TYPE MODEL.pth|MODEL.safetensors IMAGE LOGITS.safetensors X0,Y0,X1,Y1 X,Y
 Prints one JSON object: missing and unexpected keys, largest absolute difference.
 """
 
@@ -25,7 +25,10 @@ def main() -> None:
     # The registry prints the result of a non-strict load; a strict comparison follows here.
     with contextlib.redirect_stdout(io.StringIO()):
         sam = sam_model_registry[model_type](checkpoint=None)
-    state = torch.load(model_path, map_location="cpu", weights_only=True)
+    if model_path.endswith(".safetensors"):
+        state = load_file(model_path)
+    else:
+        state = torch.load(model_path, map_location="cpu", weights_only=True)
     missing, unexpected = sam.load_state_dict(state, strict=False)
     sam.eval()
 

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use tch::Device;
 use tests::{python, succeed, workspace_root};
 use trainer::config::TrainConfig;
+use trainer::export::{ExportFormat, export};
 use trainer::model::{EncoderConfig, SamHq};
 use trainer::weights::save_pth;
 
@@ -14,20 +15,29 @@ const LOGITS_TOLERANCE: f64 = 1e-3;
 
 #[test]
 #[expect(clippy::print_stdout, reason = "the measured difference belongs to the result")]
-fn exported_pth_predicts_the_same_in_segment_anything_hq() {
+fn exported_files_predict_the_same_in_segment_anything_hq() {
     let Some(python) = python() else { return };
-    for (name, side) in [("vit_tiny", 1024), ("vit_b", 1024), ("vit_tiny", 400)] {
+    let cases = [
+        ("vit_tiny", 1024, "model.pth"),
+        ("vit_b", 1024, "model.pth"),
+        ("vit_tiny", 400, "model.safetensors"),
+    ];
+    for (name, side, file) in cases {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         let encoder = EncoderConfig::named(name).unwrap();
         let state = SamHq::random(&encoder, 11, Device::Cpu).state_dict();
-        save_pth(&folder.join("model.pth"), &state).unwrap();
-        let (box_, point) = predict_logits(folder, "model.pth", (side * 3 / 4, side));
+        let format = match file {
+            "model.pth" => ExportFormat::Pth,
+            _ => ExportFormat::Safetensors,
+        };
+        export(&state, &encoder, &folder.join(file), format).unwrap();
+        let (box_, point) = predict_logits(folder, file, (side * 3 / 4, side));
         let output = run_script(
             &python,
             folder,
             "tests/python/compare_predict.py",
-            &[name, "model.pth", "image.png", "logits.safetensors", &box_, &point],
+            &[name, file, "image.png", "logits.safetensors", &box_, &point],
         );
         let stdout = String::from_utf8_lossy(&output.stdout);
         let result: serde_json::Value = serde_json::from_str(stdout.trim()).unwrap();

@@ -18,6 +18,8 @@ use crate::weights::{self, WeightsError};
 /// Version of the checkpoint layout; a file of another version is refused by name.
 pub const CHECKPOINT_VERSION: u32 = 1;
 
+/// Name of the checkpoint with the best evaluation.
+const BEST_FILE: &str = "best.safetensors";
 const METADATA_KEY: &str = "hqsam_checkpoint";
 const SUFFIX: &str = ".safetensors";
 
@@ -66,6 +68,12 @@ pub struct CheckpointInfo {
     pub sam_sha256: String,
     /// SHA-256 of the tensors below, by name, in order.
     pub tensors_sha256: String,
+    /// The resolved configuration (TOML) of the run that wrote it.
+    #[serde(default)]
+    pub config: String,
+    /// Version of the program that wrote it.
+    #[serde(default)]
+    pub program: String,
 }
 
 /// A checkpoint in memory.
@@ -100,6 +108,12 @@ pub fn list(run_dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
     Ok(found)
 }
 
+/// Name of the checkpoint after this number of steps.
+#[must_use]
+pub fn file_name(global_step: u64) -> String {
+    format!("step-{global_step:010}{SUFFIX}")
+}
+
 /// Writes a checkpoint into `run_dir` and returns its path.
 ///
 /// # Errors
@@ -108,7 +122,7 @@ pub fn save(run_dir: &Path, checkpoint: &Checkpoint) -> Result<PathBuf, Checkpoi
     let folder = run_dir.join("checkpoints");
     std::fs::create_dir_all(&folder)
         .map_err(|source| CheckpointError::Io { path: folder.clone(), source })?;
-    let path = folder.join(format!("step-{:010}{SUFFIX}", checkpoint.info.global_step));
+    let path = folder.join(file_name(checkpoint.info.global_step));
     let tensors = to_tensors(checkpoint);
     let mut info = checkpoint.info.clone();
     info.tensors_sha256 = digest(&tensors);
@@ -135,6 +149,70 @@ pub fn retain(run_dir: &Path, keep_last: usize) -> Result<(), CheckpointError> {
             .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
     }
     Ok(())
+}
+
+/// The newest checkpoint that can be read, if any, and what is wrong with each newer one.
+///
+/// # Errors
+/// The folder cannot be read, or it holds checkpoints and none can be: the newest one's error.
+pub fn load_newest(
+    run_dir: &Path,
+) -> Result<(Option<(PathBuf, Checkpoint)>, Vec<CheckpointError>), CheckpointError> {
+    let mut damaged = Vec::new();
+    for path in list(run_dir)?.into_iter().rev() {
+        match load(&path) {
+            Ok(checkpoint) => return Ok((Some((path, checkpoint)), damaged)),
+            Err(error) => damaged.push(error),
+        }
+    }
+    if damaged.is_empty() { Ok((None, damaged)) } else { Err(damaged.remove(0)) }
+}
+
+/// Removes what a killed process began to write.
+///
+/// # Errors
+/// A file that cannot be removed.
+pub fn remove_staged(run_dir: &Path) -> Result<(), CheckpointError> {
+    let folder = run_dir.join("checkpoints");
+    if !folder.exists() {
+        return Ok(());
+    }
+    let io = |path: &Path, source| CheckpointError::Io { path: path.to_owned(), source };
+    for entry in std::fs::read_dir(&folder).map_err(|source| io(&folder, source))? {
+        let path = entry.map_err(|source| io(&folder, source))?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if name.starts_with('.') && name.ends_with(".tmp") {
+            std::fs::remove_file(&path).map_err(|source| io(&path, source))?;
+        }
+    }
+    Ok(())
+}
+
+/// Keeps `path` as `checkpoints/best.safetensors` if `score` is higher than that of the one there.
+///
+/// # Errors
+/// A disk that is full or not writable; the best one before is then still there.
+pub fn keep_best(run_dir: &Path, path: &Path, score: f64) -> Result<bool, CheckpointError> {
+    let folder = run_dir.join("checkpoints");
+    let io = |source| CheckpointError::Io { path: folder.join(BEST_FILE), source };
+    let note = folder.join("best.json");
+    let before = std::fs::read(&note)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
+        .and_then(|value| value["mask_iou"].as_f64());
+    if before.is_some_and(|before| before >= score) {
+        return Ok(false);
+    }
+    let staged = folder.join(format!(".{BEST_FILE}.{}.tmp", std::process::id()));
+    // Checkpoints are never changed once written, so a second name costs no space.
+    std::fs::hard_link(path, &staged)
+        .or_else(|_| std::fs::copy(path, &staged).map(|_| ()))
+        .map_err(io)?;
+    std::fs::rename(&staged, folder.join(BEST_FILE)).map_err(io)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let text = serde_json::json!({ "mask_iou": score, "checkpoint": name });
+    std::fs::write(&note, format!("{text}\n")).map_err(io)?;
+    Ok(true)
 }
 
 /// Reads a checkpoint and compares its tensors with the hash written with them.
@@ -248,6 +326,8 @@ mod tests {
                 data_sha256: "d".into(),
                 sam_sha256: "s".into(),
                 tensors_sha256: String::new(),
+                config: String::new(),
+                program: String::new(),
             },
             hq_parameters: StateDict::from([(name.clone(), tensor.copy())]),
             adam: AdamState {
@@ -267,6 +347,35 @@ mod tests {
         assert_eq!(back.info.global_step, 7);
         assert_eq!(digest(&back.hq_parameters), digest(&sample().hq_parameters));
         assert_eq!(back.adam.step, 7);
+    }
+
+    #[test]
+    fn the_one_before_a_damaged_one_is_used() {
+        let folder = tempfile::tempdir().unwrap();
+        assert!(load_newest(folder.path()).unwrap().0.is_none());
+        let older = save(folder.path(), &sample()).unwrap();
+        let mut newer = sample();
+        newer.info.global_step = 8;
+        let newer = save(folder.path(), &newer).unwrap();
+        let whole = std::fs::read(&newer).unwrap();
+        std::fs::write(&newer, &whole[..whole.len() / 2]).unwrap();
+        let (found, damaged) = load_newest(folder.path()).unwrap();
+        assert_eq!(found.unwrap().0, older);
+        assert!(damaged[0].to_string().contains("step-0000000008"), "{}", damaged[0]);
+        std::fs::write(&older, b"").unwrap();
+        assert!(load_newest(folder.path()).err().unwrap().to_string().contains("step-0000000008"));
+    }
+
+    #[test]
+    fn the_best_stays_when_a_worse_one_comes() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = save(folder.path(), &sample()).unwrap();
+        assert!(keep_best(folder.path(), &path, 0.5).unwrap());
+        assert!(!keep_best(folder.path(), &path, 0.4).unwrap());
+        assert!(keep_best(folder.path(), &path, 0.6).unwrap());
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(load(&folder.path().join("checkpoints/best.safetensors")).unwrap().info.step, 2);
+        assert!(list(folder.path()).unwrap().is_empty(), "the best one is no newest one");
     }
 
     #[test]

@@ -47,6 +47,10 @@ pub struct ModelSection {
     /// say so.
     #[serde(default)]
     pub checkpoint: Option<PathBuf>,
+    /// HQ values to start from instead of fresh ones: a mask decoder that the published trainer
+    /// saved, or a merged HQ-SAM. Its frozen part must be that of `checkpoint`.
+    #[serde(default)]
+    pub hq_checkpoint: Option<PathBuf>,
     /// Start from random frozen weights on purpose.
     #[serde(default)]
     pub random_sam: bool,
@@ -212,8 +216,19 @@ pub struct TrainSection {
     pub world_size: usize,
     /// Seconds that a collective waits for the slowest rank.
     pub collective_timeout_secs: u64,
+    /// Steps after which a checkpoint is written besides those at the end of each epoch; 0: none.
+    pub checkpoint_every_steps: u64,
+    /// The same in minutes; 0: none.
+    pub checkpoint_every_minutes: f64,
     /// Newest checkpoints that are kept; 0 keeps all.
     pub keep_last: usize,
+    /// Keep the checkpoint with the best mean IoU in evaluation as `checkpoints/best.safetensors`.
+    pub keep_best: bool,
+    /// Steps after which the ranks compare their parameters; 0: only with each checkpoint.
+    pub check_parameters_every_steps: u64,
+    /// What to do when a loss or gradient is not finite. Nothing is updated in either case, and the
+    /// samples are saved for replay in `nonfinite/`.
+    pub on_non_finite: NonFinite,
     /// Folder in which frozen features are kept, so that a sample whose pixels come again skips
     /// the encoder; pays where augmentation is off or `augment.copies` is small.
     pub cache_embeddings: Option<PathBuf>,
@@ -233,11 +248,26 @@ impl Default for TrainSection {
             seed: 42,
             world_size: 8,
             collective_timeout_secs: 600,
+            checkpoint_every_steps: 0,
+            checkpoint_every_minutes: 0.0,
             keep_last: 0,
+            keep_best: false,
+            check_parameters_every_steps: 100,
+            on_non_finite: NonFinite::Stop,
             cache_embeddings: None,
             cache_limit_gib: 16.0,
         }
     }
+}
+
+/// See [`TrainSection::on_non_finite`].
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NonFinite {
+    /// End the run.
+    Stop,
+    /// Go on with the next step, up to ten times in a row.
+    Skip,
 }
 
 impl TrainSection {
@@ -379,6 +409,9 @@ impl TrainConfig {
                 ));
             }
         }
+        if !(t.checkpoint_every_minutes >= 0.0 && t.checkpoint_every_minutes.is_finite()) {
+            return Err("train.checkpoint_every_minutes must not be negative".into());
+        }
         if self.augment.copies == Some(0) {
             return Err(
                 "augment.copies must be at least 1; leave it out for new ones each epoch".into()
@@ -386,6 +419,9 @@ impl TrainConfig {
         }
         if !(0.0..=1.0).contains(&self.augment.flip_probability) {
             return Err("augment.flip_probability must lie in 0..1".into());
+        }
+        if self.model.checkpoint.is_none() && self.model.hq_checkpoint.is_some() {
+            return Err("model.hq_checkpoint needs model.checkpoint, the SAM it belongs to".into());
         }
         if self.model.checkpoint.is_none() && !self.model.random_sam {
             return Err("model.checkpoint is missing: name a SAM checkpoint, or set \

@@ -38,6 +38,18 @@ pub struct FeatureCache {
     folder: PathBuf,
     model_key: String,
     bytes_left: Cell<u64>,
+    counts: Cell<CacheCounts>,
+}
+
+/// What a cache did since it was opened or last asked, on this rank.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CacheCounts {
+    /// Samples that skipped the encoder.
+    pub hits: u64,
+    /// Samples that went through it.
+    pub misses: u64,
+    /// Bytes written.
+    pub bytes_written: u64,
 }
 
 impl FeatureCache {
@@ -63,7 +75,13 @@ impl FeatureCache {
             folder: folder.to_owned(),
             model_key: model_key.to_owned(),
             bytes_left: Cell::new(bytes_left),
+            counts: Cell::default(),
         })
+    }
+
+    /// What it did since it was opened or this was last called.
+    pub fn take_counts(&self) -> CacheCounts {
+        self.counts.take()
     }
 
     /// Features of each of the images (8-bit RGB of `image_bytes` bytes, one after the other):
@@ -82,6 +100,10 @@ impl FeatureCache {
             paths.iter().map(|path| read(path, device)).collect();
         let missing: Vec<i64> =
             (0..found.len()).filter(|&index| found[index].is_none()).map(|i| i as i64).collect();
+        let mut counts = self.counts.get();
+        counts.hits += (found.len() - missing.len()) as u64;
+        counts.misses += missing.len() as u64;
+        self.counts.set(counts);
         if !missing.is_empty() {
             let fresh = rounded(&encode(&missing));
             for (position, &index) in missing.iter().enumerate() {
@@ -118,7 +140,12 @@ impl FeatureCache {
             .map_err(std::io::Error::other)
             .and_then(|()| std::fs::rename(&staged, path));
         match written {
-            Ok(()) => self.bytes_left.set(self.bytes_left.get() - bytes),
+            Ok(()) => {
+                self.bytes_left.set(self.bytes_left.get() - bytes);
+                let mut counts = self.counts.get();
+                counts.bytes_written += bytes;
+                self.counts.set(counts);
+            }
             Err(error) => {
                 tracing::warn!(
                     "feature cache {}: {error}; it is only read from now on",
@@ -184,7 +211,11 @@ mod tests {
         let cache = FeatureCache::open(folder.path(), "model", 1 << 20, 1).unwrap();
         let pixels = [[1u8; 12], [2; 12]].concat();
         let first = cache.features(&pixels, 12, Device::Cpu, encode);
+        let CacheCounts { hits, misses, bytes_written } = cache.take_counts();
+        assert_eq!((hits, misses), (0, 2));
+        assert_eq!(bytes_written, 2 * 2 * (3 * 4 + 2 * 2 * 5));
         let second = cache.features(&pixels, 12, Device::Cpu, |_| panic!("encoded again"));
+        assert_eq!(cache.take_counts(), CacheCounts { hits: 2, ..CacheCounts::default() });
         assert!(first.image_embeddings.equal(&second.image_embeddings));
         assert!(first.interm_embeddings.equal(&second.interm_embeddings));
         assert_eq!(second.image_embeddings.size(), [2, 3, 2, 2]);

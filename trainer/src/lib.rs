@@ -28,6 +28,7 @@ pub mod model_card;
 pub mod optim;
 pub mod predict;
 pub mod ranks;
+pub mod recognise;
 pub mod rle;
 pub mod run;
 pub mod run_log;

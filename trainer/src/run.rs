@@ -4,12 +4,14 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
-use tch::{Device, Tensor};
+use tch::Device;
 
-use crate::checkpoint::{self, CheckpointError};
+use crate::checkpoint::{self, Checkpoint, CheckpointError};
 use crate::config::TrainConfig;
-use crate::model::{EncoderConfig, HqInit, SamHq, StateDict, VitConfig};
-use crate::weights::{self, CheckpointKind, WeightsError};
+use crate::model::{EncoderConfig, HqInit, SamHq, StateDict};
+pub use crate::recognise::recognise_encoder;
+use crate::recognise::{describe, encoder_name};
+use crate::weights::{self, CheckpointKind, Loaded, WeightsError};
 
 /// Name of the resolved configuration inside a run's folder.
 pub const CONFIG_FILE: &str = "config.toml";
@@ -85,23 +87,102 @@ pub fn load_frozen_sam(config: &TrainConfig, device: Device) -> Result<(SamHq, S
         });
     }
     let loaded = weights::load(path)?;
-    if loaded.kind == CheckpointKind::MaskDecoderOnly {
+    if !matches!(loaded.kind, CheckpointKind::Sam | CheckpointKind::SamHq) {
         return Err(RunError::NotUsable {
             path: path.clone(),
-            problem: "holds only a mask decoder; model.checkpoint must name a whole SAM \
-                      checkpoint (image_encoder, prompt_encoder and mask_decoder)"
-                .into(),
+            problem: format!(
+                "is {}; model.checkpoint must name a whole SAM checkpoint (image_encoder, \
+                 prompt_encoder and mask_decoder){}",
+                loaded.kind,
+                if loaded.kind == CheckpointKind::HqMaskDecoder {
+                    ", and model.hq_checkpoint may name this one"
+                } else {
+                    ""
+                }
+            ),
         });
     }
-    let model = SamHq::from_state(&encoder, loaded.state, HqInit::Fresh { seed }, device)
-        .map_err(|error| in_file(path, &error))?;
+    tracing::info!("SAM checkpoint {}: {}", path.display(), describe(&loaded));
+    let model = build(path, loaded, &encoder, HqInit::Fresh { seed }, device)?;
+    if let Some(path) = &config.model.hq_checkpoint {
+        adopt_hq(&model, path)?;
+    }
     let file = weights::tensor_file(path);
     let sha256 = file_sha256(&file).map_err(|source| CheckpointError::Io { path: file, source })?;
     Ok((model, sha256))
 }
 
-fn in_file(path: &Path, error: &WeightsError) -> RunError {
-    RunError::NotUsable { path: path.to_owned(), problem: error.to_string() }
+/// The model of a file; where the tensors do not fit, the encoder they would fit is named.
+fn build(
+    path: &Path,
+    loaded: Loaded,
+    encoder: &EncoderConfig,
+    hq: HqInit,
+    device: Device,
+) -> Result<SamHq, RunError> {
+    let found = recognise_encoder(&loaded.state);
+    SamHq::from_state(encoder, loaded.state, hq, device).map_err(|error| {
+        let other = found.filter(|found| found != encoder);
+        let problem = match other {
+            Some(other) => format!(
+                "its encoder is {}, the configured one {}: {error}",
+                encoder_name(&other),
+                encoder_name(encoder)
+            ),
+            None => error.to_string(),
+        };
+        RunError::NotUsable { path: path.to_owned(), problem }
+    })
+}
+
+/// Takes the HQ values of `path`, a mask decoder of the published trainer or a merged HQ-SAM, whose
+/// frozen mask decoder (if it has one) must be the model's.
+///
+/// # Errors
+/// A file without HQ values, of another encoder, or trained on another SAM.
+pub fn adopt_hq(model: &SamHq, path: &Path) -> Result<(), RunError> {
+    let refuse = |problem: String| RunError::NotUsable { path: path.to_owned(), problem };
+    if !path.exists() {
+        return Err(refuse("no such file".into()));
+    }
+    let loaded = weights::load(path)?;
+    if !matches!(loaded.kind, CheckpointKind::HqMaskDecoder | CheckpointKind::SamHq) {
+        return Err(refuse(format!("is {}, it holds no HQ values", loaded.kind)));
+    }
+    let whole = model.state_dict();
+    let hq: Vec<String> = model.hq_parameters().into_iter().map(|(name, _)| name).collect();
+    let is_frozen = |name: &String| name.starts_with("mask_decoder.") && !hq.contains(name);
+    for (name, tensor) in loaded.state.iter().filter(|(name, _)| is_frozen(name)) {
+        if whole.get(name).is_some_and(|ours| !ours.equal(tensor)) {
+            return Err(refuse(format!(
+                "was trained on another SAM: its frozen {name} is not the one of the SAM checkpoint"
+            )));
+        }
+    }
+    tracing::info!("HQ values of {}: {}", path.display(), loaded.kind);
+    load_hq_parameters(model, &loaded.state).map_err(refuse)
+}
+
+/// A mask decoder of the published trainer put into the SAM it was trained on, as that trainer merges
+/// them at its end.
+///
+/// # Errors
+/// As [`adopt_hq`]; a SAM file that is none.
+pub fn open_merged(decoder: &Path, sam: &Path, device: Device) -> Result<OpenModel, RunError> {
+    let refuse = |problem: String| RunError::NotUsable { path: sam.to_owned(), problem };
+    let loaded = weights::load(sam)?;
+    if !matches!(loaded.kind, CheckpointKind::Sam | CheckpointKind::SamHq) {
+        return Err(refuse(format!("is {}, not a whole SAM", loaded.kind)));
+    }
+    let encoder = match sam.is_dir() {
+        true => Some(weights::transformers_encoder(sam)?),
+        false => recognise_encoder(&loaded.state),
+    };
+    let encoder = encoder.ok_or_else(|| refuse("its encoder is of no known kind".into()))?;
+    let model = build(sam, loaded, &encoder, HqInit::Fresh { seed: 0 }, device)?;
+    adopt_hq(&model, decoder)?;
+    let origin = format!("{} in {}", decoder.display(), sam.display());
+    Ok(OpenModel { model, encoder, origin, config: None })
 }
 
 /// Copies HQ parameters (by published name) into the model, in place.
@@ -123,7 +204,7 @@ pub fn load_hq_parameters(model: &SamHq, values: &StateDict) -> Result<(), Strin
     Ok(())
 }
 
-/// Opens a run's folder (its newest checkpoint), a merged HQ-SAM file or a transformers folder.
+/// Opens a run's folder (its newest checkpoint), one checkpoint in it, a merged HQ-SAM file or a transformers folder.
 ///
 /// # Errors
 /// A path that is neither, or whose weights do not fit.
@@ -134,9 +215,18 @@ pub fn open_model(
 ) -> Result<OpenModel, RunError> {
     if path.is_dir() && !weights::is_transformers_folder(path) {
         open_run(path, device)
+    } else if let Some(run_dir) = run_of_checkpoint(path) {
+        open_checkpoint(read_config(run_dir)?, path.to_owned(), checkpoint::load(path)?, device)
     } else {
         open_file(path, encoder, device)
     }
+}
+
+/// The run whose `checkpoints` folder holds this file.
+fn run_of_checkpoint(path: &Path) -> Option<&Path> {
+    let folder = path.parent().filter(|folder| folder.ends_with("checkpoints"))?;
+    let run_dir = folder.parent()?;
+    (path.is_file() && run_dir.join(CONFIG_FILE).is_file()).then_some(run_dir)
 }
 
 /// Reads the configuration that a run saved.
@@ -157,11 +247,23 @@ pub fn read_config(run_dir: &Path) -> Result<TrainConfig, RunError> {
 
 fn open_run(run_dir: &Path, device: Device) -> Result<OpenModel, RunError> {
     let config = read_config(run_dir)?;
-    let newest = checkpoint::list(run_dir)?.pop().ok_or_else(|| RunError::NotUsable {
+    let (found, damaged) = checkpoint::load_newest(run_dir)?;
+    for error in damaged {
+        tracing::warn!("{error}; the checkpoint before it is used");
+    }
+    let (newest, checkpoint) = found.ok_or_else(|| RunError::NotUsable {
         path: run_dir.to_owned(),
         problem: "the run has no checkpoint yet".into(),
     })?;
-    let checkpoint = checkpoint::load(&newest)?;
+    open_checkpoint(config, newest, checkpoint, device)
+}
+
+fn open_checkpoint(
+    config: TrainConfig,
+    newest: PathBuf,
+    checkpoint: Checkpoint,
+    device: Device,
+) -> Result<OpenModel, RunError> {
     let (model, sam_sha256) = load_frozen_sam(&config, device)?;
     let refuse = |problem| RunError::NotUsable { path: newest.clone(), problem };
     if checkpoint.info.sam_sha256 != sam_sha256 {
@@ -181,10 +283,11 @@ fn open_file(path: &Path, encoder: Option<&str>, device: Device) -> Result<OpenM
     }
     let loaded = weights::load(path)?;
     if loaded.kind != CheckpointKind::SamHq {
-        return Err(refuse(format!(
-            "is {}, not a merged HQ-SAM model; make one with `hqsam export RUN`",
-            loaded.kind
-        )));
+        let hint = match loaded.kind {
+            CheckpointKind::HqMaskDecoder => "merge it with `hqsam export FILE --sam SAM -o MODEL`",
+            _ => "make one with `hqsam export RUN`",
+        };
+        return Err(refuse(format!("is {}, not a merged HQ-SAM model; {hint}", describe(&loaded))));
     }
     let encoder = match encoder {
         Some(name) => EncoderConfig::named(name).ok_or_else(|| {
@@ -195,79 +298,6 @@ fn open_file(path: &Path, encoder: Option<&str>, device: Device) -> Result<OpenM
             refuse("its encoder has no published sizes; name it with --encoder".into())
         })?,
     };
-    let model = SamHq::from_state(&encoder, loaded.state, HqInit::FromState, device)
-        .map_err(|error| in_file(path, &error))?;
+    let model = build(path, loaded, &encoder, HqInit::FromState, device)?;
     Ok(OpenModel { model, encoder, origin: path.display().to_string(), config: None })
-}
-
-/// The encoder whose sizes the tensors have: every ViT of SAM's kind, and the two published
-/// TinyViTs.
-#[must_use]
-pub fn recognise_encoder(state: &StateDict) -> Option<EncoderConfig> {
-    let size = |name: &str| state.get(&format!("image_encoder.{name}")).map(Tensor::size);
-    if size("pos_embed").is_some() {
-        return recognise_vit(&size).map(EncoderConfig::Vit);
-    }
-    // MobileSAM's stem has 3 x 3 kernels, LiteMedSAM's 1 x 1.
-    match size("patch_embed.seq.0.c.weight")?.last()? {
-        3 => EncoderConfig::named("vit_tiny"),
-        1 => EncoderConfig::named("lite_medsam"),
-        _ => None,
-    }
-}
-
-/// Sizes of a ViT from its tensors; a table of relative positions has `2 * side - 1` rows of
-/// `head_dim` values, where `side` is that of the window or, in a global block, of the grid.
-fn recognise_vit(size: &dyn Fn(&str) -> Option<Vec<i64>>) -> Option<VitConfig> {
-    let grid = *size("pos_embed")?.get(1)?;
-    let patch = size("patch_embed.proj.weight")?;
-    let (embed_dim, patch_size) = (*patch.first()?, *patch.last()?);
-    let mut config = VitConfig {
-        img_size: grid * patch_size,
-        patch_size,
-        embed_dim,
-        depth: 0,
-        num_heads: embed_dim / size("blocks.0.attn.rel_pos_h")?.last()?,
-        mlp_ratio: *size("blocks.0.mlp.lin1.weight")?.first()? as f64 / embed_dim as f64,
-        global_attn_indexes: Vec::new(),
-        qkv_bias: size("blocks.0.attn.qkv.bias").is_some(),
-        ..VitConfig::default()
-    };
-    while let Some(rel_pos) = size(&format!("blocks.{}.attn.rel_pos_h", config.depth)) {
-        let side = (rel_pos.first()? + 1) / 2;
-        if side == grid {
-            config.global_attn_indexes.push(config.depth);
-        } else {
-            config.window_size = side;
-        }
-        config.depth += 1;
-    }
-    Some(config)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn sizes_are_recognised_from_the_tensors() {
-        let tiny = VitConfig {
-            img_size: 256,
-            embed_dim: 32,
-            depth: 3,
-            num_heads: 2,
-            window_size: 7,
-            global_attn_indexes: vec![1],
-            ..VitConfig::default()
-        };
-        let configs = [
-            EncoderConfig::Vit(tiny),
-            EncoderConfig::named("lite_medsam").unwrap(),
-            EncoderConfig::named("vit_tiny").unwrap(),
-        ];
-        for config in configs {
-            let state = SamHq::random(&config, 0, Device::Cpu).state_dict();
-            assert_eq!(recognise_encoder(&state), Some(config));
-        }
-    }
 }

@@ -66,6 +66,9 @@ struct TrainArguments {
 struct ExportArguments {
     /// Folder of a run, or a merged HQ-SAM file to convert.
     model: PathBuf,
+    /// SAM that `model`, a mask decoder of the published trainer, belongs into.
+    #[arg(long)]
+    sam: Option<PathBuf>,
     /// File format.
     #[arg(long, value_enum, default_value = "pth")]
     format: ExportFormat,
@@ -122,8 +125,10 @@ fn run_train(arguments: &TrainArguments, device: Device, rank_env: Option<RankEn
 }
 
 fn run_export(arguments: &ExportArguments, device: Device) -> Result<()> {
-    let OpenModel { model, encoder, origin, config } =
-        run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
+    let OpenModel { model, encoder, origin, config } = match &arguments.sam {
+        Some(sam) => run::open_merged(&arguments.model, sam, device)?,
+        None => run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?,
+    };
     let output = match (&arguments.output, &config) {
         (Some(output), _) => output.clone(),
         (None, Some(_)) => arguments.model.join(arguments.format.default_name()),

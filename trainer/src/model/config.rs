@@ -208,6 +208,13 @@ impl EncoderConfig {
         }
     }
 
+    /// Values that training changes. For the published encoders B 1,071,104, L 1,333,248,
+    /// H 1,595,392 and TinyViT 448,512: a 2x2 kernel to 256 channels for each of [`Self::vit_dim`],
+    /// and what does not depend on the encoder.
+    pub fn num_trained_values(&self) -> i64 {
+        284_672 + 4 * EMBED_DIM * self.vit_dim()
+    }
+
     /// How pixels are normalised.
     pub fn normalization(&self) -> Normalization {
         match self {

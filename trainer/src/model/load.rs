@@ -64,6 +64,8 @@ fn compare(specs: &[TensorSpec], state: &StateDict) -> KeyReport {
         let is_count = spec.init == Init::Count;
         if !spec.optional && !is_count && tensor.size() != spec.shape {
             report.mismatched.push((spec.name.clone(), spec.shape.clone(), tensor.size()));
+        } else if !is_count && !tensor.is_floating_point() {
+            report.not_floating.push((spec.name.clone(), tensor.kind()));
         }
     }
     let unknown =

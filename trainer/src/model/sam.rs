@@ -1,5 +1,7 @@
 //! The whole model.
 
+use std::collections::BTreeMap;
+
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::StateDict;
@@ -292,6 +294,21 @@ impl SamHq {
     pub fn hq_parameters(&self) -> Vec<(String, Tensor)> {
         let parameters = self.mask_decoder_hq.parameters().iter();
         parameters.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
+    }
+
+    /// The sum of the bits of every frozen tensor, by name: equal sums before and after training show
+    /// that it changed nothing but the HQ parameters.
+    pub fn frozen_checksums(&self) -> BTreeMap<String, i64> {
+        let trained = self.mask_decoder_hq.parameters();
+        let frozen = self.state.iter().filter(|(name, _)| !trained.iter().any(|(n, _)| n == *name));
+        let sum = |tensor: &Tensor| {
+            let bits = match tensor.kind() {
+                Kind::Float => tensor.view_dtype(Kind::Int),
+                _ => tensor.shallow_clone(),
+            };
+            bits.sum(Kind::Int64).int64_value(&[])
+        };
+        frozen.map(|(name, tensor)| (name.clone(), sum(tensor))).collect()
     }
 
     /// Every tensor under its published name: the frozen ones as loaded, the trained ones as they

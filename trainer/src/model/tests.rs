@@ -104,16 +104,23 @@ fn a_state_dict_comes_back_whole() {
 fn misfits_are_reported_by_part() {
     let config = vit();
     let mut state = SamHq::random(&config, 5, Device::Cpu).state_dict();
-    state.retain(|name, _| !name.contains("hf_mlp"));
+    state.retain(|name, _| !name.contains("hf_mlp") && !name.contains("blocks.1."));
+    let token = Tensor::zeros([1, 256], (Kind::Int64, Device::Cpu));
+    state.insert("mask_decoder.iou_token.weight".into(), token);
     state.insert("image_encoder.extra".into(), Tensor::from(0.0));
     state.insert("prompt_encoder.no_mask_embed.weight".into(), Tensor::from(0.0));
     let text = match SamHq::from_state(&config, state, HqInit::FromState, Device::Cpu) {
         Err(error @ WeightsError::Keys(_)) => error.to_string(),
         _ => panic!("refused with a report"),
     };
-    assert!(text.contains("HQ: 6 missing: mask_decoder.hf_mlp.layers.0.weight"), "{text}");
-    assert!(text.contains("image_encoder: 1 unexpected: image_encoder.extra"), "{text}");
-    assert!(text.contains("needs [1, 256], found []"), "{text}");
+    assert!(text.contains("\n  mask_decoder.hf_mlp.*: 6 missing"), "{text}");
+    assert!(text.contains("\n  image_encoder.blocks.1.*: 14 missing"), "{text}");
+    assert!(text.contains("\n  image_encoder.extra: unexpected"), "{text}");
+    assert!(
+        text.contains("no_mask_embed.weight: of another shape (needs [1, 256], found [])"),
+        "{text}"
+    );
+    assert!(text.contains("iou_token.weight: not of floating-point numbers (Int64)"), "{text}");
 }
 
 #[test]
@@ -139,8 +146,17 @@ fn published_sizes_give_the_published_number_of_trained_values() {
         let specs = spec::hq_specs(&EncoderConfig::named(name).unwrap());
         specs.iter().map(|spec| spec.shape.iter().product::<i64>()).sum()
     };
-    assert_eq!(count("vit_l"), 1_333_248);
-    assert!(EncoderConfig::names().iter().all(|name| count(name) > 0));
+    let published = [
+        ("vit_b", 1_071_104),
+        ("vit_l", 1_333_248),
+        ("vit_h", 1_595_392),
+        ("vit_tiny", 448_512),
+        ("lite_medsam", 448_512),
+    ];
+    for (name, values) in published {
+        assert_eq!(count(name), values, "{name}");
+        assert_eq!(EncoderConfig::named(name).unwrap().num_trained_values(), values, "{name}");
+    }
     for name in EncoderConfig::names() {
         assert_eq!(EncoderConfig::named(name).unwrap().embedding_size(), 64, "{name}");
     }
@@ -163,7 +179,11 @@ fn lite_medsam_weights_load_and_encode() {
     let load = || weights::load(path.as_ref()).unwrap();
     assert_eq!(load().kind, CheckpointKind::Sam);
     let lacking = SamHq::from_state(&config, load().state, HqInit::FromState, Device::Cpu);
-    assert!(lacking.is_err_and(|error| error.to_string().contains("HQ: 25 missing")));
+    assert!(
+        lacking.is_err_and(|error| error
+            .to_string()
+            .contains("mask_decoder.hf_token.weight: missing"))
+    );
     let fresh = HqInit::Fresh { seed: 3 };
     let model = SamHq::from_state(&config, load().state, fresh, Device::Cpu).unwrap();
     let features = model.encode(&model.preprocess(&images(&model, 1)));

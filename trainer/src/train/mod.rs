@@ -1,5 +1,10 @@
 //! The training loop: batches in, checkpoints and logs out.
 
+mod agreement;
+mod frozen;
+mod guards;
+mod resume;
+mod saver;
 mod training;
 
 use std::path::PathBuf;
@@ -29,7 +34,7 @@ pub enum TrainError {
     /// A loss or gradient that is not a number; nothing was updated.
     #[error(
         "not finite in epoch {epoch}, step {step}: loss_mask {loss_mask}, loss_dice {loss_dice}, \
-         gradient norm {grad_norm}; samples of this rank: {}", sample_ids.join(", ")
+         gradient norm {grad_norm}; samples: {}", sample_ids.join(", ")
     )]
     NotFinite {
         /// Epoch, from 0.
@@ -42,7 +47,7 @@ pub enum TrainError {
         loss_dice: f64,
         /// Gradient norm.
         grad_norm: f64,
-        /// This rank's samples of the step.
+        /// Samples of the step: this rank's, and those of all ranks once they are gathered.
         sample_ids: Vec<String>,
     },
     /// Ranks that should hold the same bits do not.
@@ -104,6 +109,7 @@ pub enum Outcome {
 /// # Errors
 /// See [`TrainError`]; whatever was saved before stays.
 pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, TrainError> {
+    let parent = parent_of_rank(options);
     let mut training = Training::start(config, options)?;
     let start = training.position;
     let recipe = train_recipe(config, training.img_size);
@@ -123,32 +129,59 @@ pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, Tr
     }
     training.log.start(&training.position, steps_per_epoch, config.train.epochs);
 
-    let mut reports = Vec::new();
+    let mut reports = if training.owes_evaluation()? { training.evaluate()? } else { Vec::new() };
     loop {
         let waiting = Instant::now();
         let Some(batch) = stream.next_batch()? else { break };
         let data_wait = waiting.elapsed();
         let lr = config.train.lr_at(batch.epoch);
         let stepping = Instant::now();
-        let stop = options.stop.load(Ordering::Relaxed);
-        let report = train_step(&mut training.context, &batch, lr, stop)?;
-        training.advance(batch.epoch, batch.step, steps_per_epoch);
-        training.log_step(&batch, &report, lr, data_wait, stepping.elapsed());
+        let stop = options.stop.load(Ordering::Relaxed) || parent_of_rank(options) != parent;
+        let mut stop_agreed = false;
+        match train_step(&mut training.context, &batch, lr, stop) {
+            Ok(report) => {
+                training.advance(batch.epoch, batch.step, steps_per_epoch);
+                training.log_step(&batch, &report, lr, data_wait, stepping.elapsed());
+                stop_agreed = report.stop;
+            }
+            Err(error) => {
+                training.not_finite(&batch, error)?;
+                training.skip(batch.epoch, batch.step, steps_per_epoch);
+            }
+        }
 
         let epoch_ended = training.position.step == 0;
-        if epoch_ended || report.stop {
-            let path = training.save()?;
-            if report.stop && training.position.epoch < config.train.epochs {
-                training.log.stopped(&path);
-                return Ok(Outcome::Stopped { checkpoint: path });
+        if epoch_ended || stop_agreed || training.checkpoint_is_due()? {
+            training.save()?;
+            if stop_agreed && training.position.epoch < config.train.epochs {
+                let checkpoint = training.saved()?;
+                training.log.stopped(&checkpoint);
+                return Ok(Outcome::Stopped { checkpoint });
             }
+        } else {
+            training.check_parameters_if_due()?;
+        }
+        if epoch_ended {
+            training.tell_cache();
         }
         if epoch_ended && training.evaluation_is_due() {
             reports = training.evaluate()?;
         }
     }
+    training.saved()?;
+    training.assert_frozen()?;
     training.log.finish();
     Ok(Outcome::Finished { reports })
+}
+
+/// The launcher of this rank. When it changes, the launcher is gone: nobody would end this rank when
+/// another fails, so it saves and stops.
+fn parent_of_rank(options: &TrainOptions) -> Option<u32> {
+    options.rank_env.as_ref().map(|_| std::os::unix::process::parent_id())
+}
+
+fn internal(error: impl std::fmt::Display) -> TrainError {
+    TrainError::Internal(error.to_string())
 }
 
 fn train_recipe(config: &TrainConfig, img_size: usize) -> TrainRecipe {

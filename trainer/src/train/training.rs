@@ -1,28 +1,33 @@
 //! What lives from the first step to the last: the model, the ranks, the position, the log.
 
-use std::path::{Path, PathBuf};
+use std::fs::File;
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dataset::order::World;
 use pipeline::{Batch, Dataset, Position};
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
-use super::{TrainError, TrainOptions};
+use super::agreement::program;
+use super::frozen::Frozen;
+use super::resume::{forget_logs, lock_run, newest_checkpoint};
+use super::saver::Saver;
+use super::{TrainError, TrainOptions, internal};
 use crate::checkpoint::{self, CHECKPOINT_VERSION, Checkpoint, CheckpointInfo};
 use crate::config::TrainConfig;
 use crate::data_parallel::DataParallel;
 use crate::evaluate::{
     EvalContext, EvalReport, Evaluation, PictureWish, check_protocols, evaluate,
 };
-use crate::feature_cache::FeatureCache;
+use crate::feature_cache::{CacheCounts, FeatureCache};
 use crate::loss::LossConfig;
 use crate::memory;
 use crate::model::{EncoderConfig, SamHq, StateDict};
 use crate::optim::{Adam, AdamConfig};
 use crate::ranks;
-use crate::run::{CONFIG_FILE, load_frozen_sam, load_hq_parameters};
+use crate::run::{CONFIG_FILE, load_frozen_sam};
 use crate::run_log::{RunLog, StepLine};
 use crate::step::{StepContext, StepReport};
 
@@ -31,15 +36,22 @@ const OVERLAYS: usize = 4;
 
 /// Everything that lives from the first step to the last.
 pub(super) struct Training<'a> {
-    config: &'a TrainConfig,
+    pub(super) config: &'a TrainConfig,
     pub(super) context: StepContext,
     pub(super) dataset: Arc<Dataset>,
     pub(super) world: World,
     pub(super) img_size: usize,
     pub(super) position: Position,
-    global_step: u64,
-    data_sha256: String,
-    sam_sha256: String,
+    pub(super) global_step: u64,
+    /// Steps skipped in a row.
+    pub(super) skipped: u32,
+    pub(super) data_sha256: String,
+    pub(super) sam_sha256: String,
+    frozen: Frozen,
+    saver: Saver,
+    last_save: Instant,
+    /// Held by rank 0 while it lives, so that no two runs write into one folder.
+    _lock: Option<File>,
     pub(super) log: RunLog,
 }
 
@@ -51,10 +63,16 @@ impl<'a> Training<'a> {
         let encoder = config.model.encoder.resolve()?;
         let (world, data_parallel) = join_ranks(config, options)?;
         let dataset = Arc::new(Dataset::open(&config.data.path)?);
-        let newest = newest_checkpoint(config, options.resume)?;
+        let lock = lock_run(config, world)?;
+        data_parallel.barrier()?;
+        let newest = newest_checkpoint(config, options.resume, world.rank == 0)?;
+        if newest.is_none() && world.rank == 0 {
+            forget_logs(&config.output)?;
+        }
         let (model, sam_sha256) = load_frozen_sam(config, options.device)?;
         // Now, not after the first epoch.
         check_protocols(&model, &config.eval.protocols)?;
+        let frozen = Frozen::record(&model)?;
         let feature_cache = open_feature_cache(config, &encoder, &sam_sha256, world)?;
         let mut training = Self {
             config,
@@ -66,14 +84,19 @@ impl<'a> Training<'a> {
             img_size: encoder.img_size() as usize,
             position: Position { epoch: 0, step: 0 },
             global_step: 0,
+            skipped: 0,
+            frozen,
+            saver: Saver::new(&config.output, config.train.keep_last),
+            last_save: Instant::now(),
+            _lock: lock,
             data_sha256: dataset.manifest_sha256(),
             sam_sha256,
             log: RunLog::open(&config.output, world.rank == 0)?,
             dataset,
         };
         training.agree_on_inputs(&encoder)?;
-        if let Some(path) = newest {
-            training.resume_from(&path)?;
+        if let Some((path, checkpoint)) = newest {
+            training.resume_from(&path, checkpoint)?;
         }
         training.agree_on_parameters("at the start")?;
         training.write_config()?;
@@ -85,7 +108,8 @@ impl<'a> Training<'a> {
         let config = toml::to_string(self.config).map_err(internal)?;
         let encoder = serde_json::to_string(encoder).map_err(internal)?;
         let parts = [
-            ("configuration", config),
+            ("program", program()),
+            ("configuration", config.clone()),
             ("encoder", encoder),
             ("data manifest", self.data_sha256.clone()),
             ("SAM checkpoint", self.sam_sha256.clone()),
@@ -93,10 +117,7 @@ impl<'a> Training<'a> {
         for (what, value) in parts {
             let digest = Sha256::digest(value.as_bytes());
             if !self.context.data_parallel.agree(&digest, self.context.device)? {
-                return Err(TrainError::Diverged(format!(
-                    "rank {}: the {what} is not the same on every rank",
-                    self.world.rank
-                )));
+                return Err(self.disagreement(what, &config)?);
             }
         }
         // The initial values come from one seed, so this changes nothing unless a library's
@@ -107,7 +128,8 @@ impl<'a> Training<'a> {
     }
 
     fn agree_on_parameters(&self, when: &str) -> Result<(), TrainError> {
-        let digest = Sha256::digest(checkpoint::digest(&self.hq_state()).as_bytes());
+        let digest = format!("{} {}", self.global_step, checkpoint::digest(&self.hq_state()));
+        let digest = Sha256::digest(digest.as_bytes());
         if self.context.data_parallel.agree(&digest, self.context.device)? {
             return Ok(());
         }
@@ -121,34 +143,6 @@ impl<'a> Training<'a> {
         self.context.hq_parameters.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect()
     }
 
-    fn resume_from(&mut self, path: &Path) -> Result<(), TrainError> {
-        let Checkpoint { info, hq_parameters, adam } = checkpoint::load(path)?;
-        let train = &self.config.train;
-        let checks = [
-            ("train.seed", info.seed.to_string(), train.seed.to_string()),
-            ("train.global_batch", info.global_batch.to_string(), train.global_batch.to_string()),
-            ("data set (manifest hash)", info.data_sha256.clone(), self.data_sha256.clone()),
-            ("SAM checkpoint (hash)", info.sam_sha256.clone(), self.sam_sha256.clone()),
-        ];
-        for (what, saved, now) in checks {
-            if saved != now {
-                return Err(TrainError::Config(format!(
-                    "{}: cannot resume, {what} was {saved} and is now {now}",
-                    path.display()
-                )));
-            }
-        }
-        load_hq_parameters(&self.context.model, &hq_parameters)
-            .map_err(|problem| TrainError::Config(format!("{}: {problem}", path.display())))?;
-        self.context
-            .optimizer
-            .load_state(&adam)
-            .map_err(|problem| TrainError::Config(format!("{}: {problem}", path.display())))?;
-        self.position = Position { epoch: info.epoch, step: info.step };
-        self.global_step = info.global_step;
-        self.log.resumed(path, &self.position, self.global_step)
-    }
-
     fn write_config(&self) -> Result<(), TrainError> {
         if self.world.rank != 0 {
             return Ok(());
@@ -160,6 +154,7 @@ impl<'a> Training<'a> {
 
     pub(super) fn advance(&mut self, epoch: u64, step: u64, steps_per_epoch: u64) {
         self.global_step += 1;
+        self.skipped = 0;
         self.position = if step + 1 == steps_per_epoch {
             Position { epoch: epoch + 1, step: 0 }
         } else {
@@ -167,9 +162,55 @@ impl<'a> Training<'a> {
         };
     }
 
-    /// Proves that the ranks hold the same bits, then rank 0 writes a checkpoint.
-    pub(super) fn save(&self) -> Result<PathBuf, TrainError> {
-        self.agree_on_parameters(&format!("after step {}", self.global_step))?;
+    /// The same for a step without an update.
+    pub(super) fn skip(&mut self, epoch: u64, step: u64, steps_per_epoch: u64) {
+        let skipped = self.skipped;
+        self.advance(epoch, step, steps_per_epoch);
+        self.skipped = skipped;
+    }
+
+    /// Whether the steps or minutes between checkpoints are over; rank 0 has the clock.
+    pub(super) fn checkpoint_is_due(&self) -> Result<bool, TrainError> {
+        let train = &self.config.train;
+        let by_steps = train.checkpoint_every_steps > 0
+            && self.global_step.is_multiple_of(train.checkpoint_every_steps);
+        if by_steps || train.checkpoint_every_minutes == 0.0 {
+            return Ok(by_steps);
+        }
+        let is_over =
+            self.last_save.elapsed().as_secs_f64() >= 60.0 * train.checkpoint_every_minutes;
+        let request = f64::from(u8::from(is_over && self.world.rank == 0));
+        let requests = self.context.data_parallel.sum(&[request], self.context.device)?;
+        Ok(requests.iter().any(|&request| request > 0.0))
+    }
+
+    pub(super) fn check_parameters_if_due(&self) -> Result<(), TrainError> {
+        let every = self.config.train.check_parameters_every_steps;
+        if every > 0 && self.global_step.is_multiple_of(every) {
+            self.agree_on_parameters(&format!("after step {}", self.global_step))?;
+        }
+        Ok(())
+    }
+
+    /// Tells what the feature cache of this rank did in the epoch that has just ended.
+    pub(super) fn tell_cache(&self) {
+        let Some(cache) = &self.context.feature_cache else { return };
+        let CacheCounts { hits, misses, bytes_written } = cache.take_counts();
+        tracing::info!(
+            epoch = self.position.epoch - 1,
+            hits,
+            misses,
+            mib_written = bytes_written >> 20,
+            "feature cache"
+        );
+    }
+
+    pub(super) fn assert_frozen(&self) -> Result<(), TrainError> {
+        self.frozen.check(&self.context.model)
+    }
+
+    /// Everything to go on from here, sharing no storage with what is trained.
+    pub(super) fn checkpoint(&self) -> Checkpoint {
         let info = CheckpointInfo {
             version: CHECKPOINT_VERSION,
             global_step: self.global_step,
@@ -180,21 +221,30 @@ impl<'a> Training<'a> {
             data_sha256: self.data_sha256.clone(),
             sam_sha256: self.sam_sha256.clone(),
             tensors_sha256: String::new(),
+            config: toml::to_string(self.config).unwrap_or_default(),
+            program: env!("CARGO_PKG_VERSION").to_owned(),
         };
-        let path = if self.world.rank == 0 {
-            let checkpoint = Checkpoint {
-                info,
-                hq_parameters: self.hq_state(),
-                adam: self.context.optimizer.state(),
-            };
-            let path = checkpoint::save(&self.config.output, &checkpoint)?;
-            checkpoint::retain(&self.config.output, self.config.train.keep_last)?;
-            path
-        } else {
-            self.config.output.clone()
-        };
+        let copies =
+            self.hq_state().into_iter().map(|(name, tensor)| (name, tensor.detach().copy()));
+        Checkpoint { info, hq_parameters: copies.collect(), adam: self.context.optimizer.state() }
+    }
+
+    /// Proves that the ranks hold the same bits, then rank 0 begins to write a checkpoint.
+    pub(super) fn save(&mut self) -> Result<(), TrainError> {
+        self.agree_on_parameters(&format!("after step {}", self.global_step))?;
+        self.last_save = Instant::now();
+        if self.world.rank == 0 {
+            let checkpoint = self.checkpoint();
+            self.saver.start(checkpoint);
+        }
+        Ok(())
+    }
+
+    /// Waits until the last checkpoint is on the disk; every rank then knows that it is there.
+    pub(super) fn saved(&mut self) -> Result<PathBuf, TrainError> {
+        let path = self.saver.wait()?;
         self.context.data_parallel.barrier()?;
-        Ok(path)
+        Ok(path.unwrap_or_else(|| self.config.output.clone()))
     }
 
     pub(super) fn evaluation_is_due(&self) -> bool {
@@ -225,7 +275,32 @@ impl<'a> Training<'a> {
             self.log.evaluated(self.position.epoch, self.global_step, &report, &pictures)?;
             reports.push(report);
         }
+        self.keep_best(&reports)?;
         Ok(reports)
+    }
+
+    fn keep_best(&mut self, reports: &[EvalReport]) -> Result<(), TrainError> {
+        // Of the first protocol, which is the box unless configured otherwise.
+        let scores: Vec<f64> = reports
+            .iter()
+            .filter_map(|report| Some(report.whole_split().next()?.hq.mask_iou))
+            .collect();
+        if !self.config.train.keep_best || self.world.rank != 0 || scores.is_empty() {
+            return Ok(());
+        }
+        // A checkpoint that could not be written is told and survived here as well.
+        match self.saver.wait() {
+            Err(error) => tracing::warn!("{error}; the best checkpoint is not updated"),
+            Ok(_) => {
+                let newest = checkpoint::list(&self.config.output)?.pop();
+                let name = checkpoint::file_name(self.global_step);
+                if let Some(path) = newest.filter(|path| path.ends_with(&name)) {
+                    let score = scores.iter().sum::<f64>() / scores.len() as f64;
+                    checkpoint::keep_best(&self.config.output, &path, score)?;
+                }
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn log_step(
@@ -256,10 +331,7 @@ impl<'a> Training<'a> {
     }
 }
 
-fn internal(error: impl std::fmt::Display) -> TrainError {
-    TrainError::Internal(error.to_string())
-}
-
+/// The process group of the rank environment, or a single process without one.
 fn join_ranks(
     config: &TrainConfig,
     options: &TrainOptions,
@@ -316,17 +388,4 @@ fn open_feature_cache(
     FeatureCache::open(folder, &model_key, limit_bytes, world.world_size)
         .map(Some)
         .map_err(|source| TrainError::Io { path: folder.clone(), source })
-}
-
-/// The checkpoint to go on from; a folder that already holds a run is refused without `--resume`.
-fn newest_checkpoint(config: &TrainConfig, resume: bool) -> Result<Option<PathBuf>, TrainError> {
-    let newest = checkpoint::list(&config.output)?.pop();
-    match (&newest, resume) {
-        (Some(path), false) => Err(TrainError::Config(format!(
-            "{} already holds a run ({}): add --resume to go on, or choose another output",
-            config.output.display(),
-            path.file_name().unwrap_or_default().to_string_lossy()
-        ))),
-        (None, true) | (None, false) | (Some(_), true) => Ok(newest),
-    }
 }

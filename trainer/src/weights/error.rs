@@ -4,9 +4,6 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// Names shown for each group of a report.
-const SHOWN: usize = 3;
-
 /// Differences between a state dict and what a model needs.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyReport {
@@ -16,58 +13,83 @@ pub struct KeyReport {
     pub unexpected: Vec<String>,
     /// Name, needed shape, found shape.
     pub mismatched: Vec<(String, Vec<i64>, Vec<i64>)>,
+    /// Name and type of values that are not floating-point numbers.
+    pub not_floating: Vec<(String, tch::Kind)>,
 }
 
 impl KeyReport {
     /// Whether there is no difference.
     pub fn is_empty(&self) -> bool {
-        self.missing.is_empty() && self.unexpected.is_empty() && self.mismatched.is_empty()
+        self.missing.is_empty()
+            && self.unexpected.is_empty()
+            && self.mismatched.is_empty()
+            && self.not_floating.is_empty()
     }
 }
 
-/// The part of the model that a tensor belongs to.
-fn group(name: &str) -> &'static str {
-    const HQ: [&str; 5] = [
-        "hf_token.",
-        "hf_mlp.",
-        "compress_vit_feat.",
-        "embedding_encoder.",
-        "embedding_maskfeature.",
-    ];
-    if let Some(rest) = name.strip_prefix("mask_decoder.") {
-        return if HQ.iter().any(|part| rest.starts_with(part)) { "HQ" } else { "mask_decoder" };
+/// The module that a tensor belongs to: up to its number where it has one (`image_encoder.blocks.3.`),
+/// else its first two segments.
+fn group(name: &str) -> &str {
+    let mut end = 0;
+    for (position, segment) in name.split('.').enumerate() {
+        let is_number = segment.parse::<u32>().is_ok();
+        if position >= 2 && !is_number {
+            break;
+        }
+        end += segment.len() + 1;
+        if is_number {
+            break;
+        }
     }
-    let parts = ["image_encoder", "prompt_encoder"];
-    parts.into_iter().find(|part| name.starts_with(part)).unwrap_or("other")
+    &name[..end.min(name.len())]
+}
+
+/// One line a module: how many tensors, the name or the first difference.
+fn list(f: &mut fmt::Formatter<'_>, what: &str, tensors: &[(&str, String)]) -> fmt::Result {
+    let mut groups: Vec<(&str, Vec<&(&str, String)>)> = Vec::new();
+    for tensor in tensors {
+        match groups.iter_mut().find(|(group_, _)| *group_ == group(tensor.0)) {
+            Some((_, members)) => members.push(tensor),
+            None => groups.push((group(tensor.0), vec![tensor])),
+        }
+    }
+    for (group, members) in groups {
+        match members[..] {
+            [(name, detail)] => write!(f, "\n  {name}: {what}{detail}")?,
+            _ => {
+                let (first, detail) = members[0];
+                let detail = if detail.is_empty() {
+                    String::new()
+                } else {
+                    format!(", first {first}{detail}")
+                };
+                write!(f, "\n  {group}*: {} {what}{detail}", members.len())?;
+            }
+        }
+    }
+    Ok(())
 }
 
 impl fmt::Display for KeyReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let shapes = self.mismatched.iter().map(|(name, needed, found)| {
-            (name.as_str(), format!("{name} (needs {needed:?}, found {found:?})"))
-        });
-        let named = |names: &'_ [String]| -> Vec<(String, String)> {
-            names.iter().map(|name| (name.clone(), name.clone())).collect()
+        let plain = |names: &'_ [String]| -> Vec<(String, String)> {
+            names.iter().map(|name| (name.clone(), String::new())).collect()
         };
-        let shapes = shapes.map(|(name, text)| (name.to_string(), text)).collect();
-        let kinds = [
-            ("missing", named(&self.missing)),
-            ("unexpected", named(&self.unexpected)),
-            ("of another shape", shapes),
+        let shapes = self.mismatched.iter().map(|(name, needed, found)| {
+            (name.clone(), format!(" (needs {needed:?}, found {found:?})"))
+        });
+        let kinds =
+            self.not_floating.iter().map(|(name, kind)| (name.clone(), format!(" ({kind:?})")));
+        let parts = [
+            ("missing", plain(&self.missing)),
+            ("unexpected", plain(&self.unexpected)),
+            ("of another shape", shapes.collect()),
+            ("not of floating-point numbers", kinds.collect()),
         ];
-        for (kind, tensors) in kinds {
-            for part in ["image_encoder", "prompt_encoder", "mask_decoder", "HQ", "other"] {
-                let of_part: Vec<&str> = tensors
-                    .iter()
-                    .filter(|(name, _)| group(name) == part)
-                    .map(|(_, text)| text.as_str())
-                    .collect();
-                if !of_part.is_empty() {
-                    let more = if of_part.len() > SHOWN { ", ..." } else { "" };
-                    let first = of_part[..of_part.len().min(SHOWN)].join(", ");
-                    write!(f, "\n  {part}: {} {kind}: {first}{more}", of_part.len())?;
-                }
-            }
+        for (what, tensors) in parts {
+            let tensors: Vec<(&str, String)> =
+                tensors.iter().map(|(name, detail)| (name.as_str(), detail.clone())).collect();
+            list(f, what, &tensors)?;
         }
         Ok(())
     }

@@ -25,10 +25,13 @@ pub use error::{KeyReport, WeightsError};
 
 /// Extensions read as PyTorch's zip format.
 const PTH_EXTENSIONS: [&str; 4] = ["pth", "pt", "bin", "ckpt"];
-/// Prefix that data-parallel wrappers put before every name.
-const PARALLEL_PREFIX: &str = "module.";
 /// Prefix of the mask decoder in a whole model.
 const MASK_DECODER: &str = "mask_decoder.";
+
+/// Parts of a whole model that tell where its names begin.
+const WHOLE_PARTS: [&str; 2] = ["image_encoder.", MASK_DECODER];
+/// The same of a mask decoder saved on its own.
+const DECODER_NAMES: [&str; 2] = ["iou_token.weight", "hf_token.weight"];
 
 /// What a checkpoint holds, told from its names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,8 +40,11 @@ pub enum CheckpointKind {
     Sam,
     /// A whole HQ-SAM.
     SamHq,
-    /// A mask decoder alone, with or without HQ tensors (its names get `mask_decoder.` in front).
+    /// SAM's mask decoder alone (its names get `mask_decoder.` in front).
     MaskDecoderOnly,
+    /// A mask decoder alone with HQ tensors, as the published trainer saves one an epoch, or these
+    /// tensors by themselves.
+    HqMaskDecoder,
     /// None of these.
     Unknown,
 }
@@ -48,7 +54,8 @@ impl std::fmt::Display for CheckpointKind {
         f.write_str(match self {
             Self::Sam => "a plain SAM checkpoint",
             Self::SamHq => "a merged HQ-SAM model",
-            Self::MaskDecoderOnly => "a mask decoder alone",
+            Self::MaskDecoderOnly => "SAM's mask decoder alone",
+            Self::HqMaskDecoder => "an HQ mask decoder alone",
             Self::Unknown => "no SAM checkpoint at all",
         })
     }
@@ -121,14 +128,26 @@ pub fn tensor_file(path: &Path) -> PathBuf {
     if path.is_dir() { path.join(transformers::WEIGHTS_FILE) } else { path.to_owned() }
 }
 
-/// Drops `module.` and completes the names of a mask decoder saved on its own.
+/// Drops what wrappers (`module.`, `_orig_mod.`, `model.`) put before every name, and completes the
+/// names of a mask decoder saved on its own.
 fn normalise_names(state: StateDict) -> StateDict {
-    let strip = |name: String| name.strip_prefix(PARALLEL_PREFIX).map(String::from).unwrap_or(name);
-    let state: StateDict = state.into_iter().map(|(name, tensor)| (strip(name), tensor)).collect();
-    if !state.contains_key("iou_token.weight") {
+    let prefix = wrapper_prefix(&state);
+    let state: StateDict =
+        state.into_iter().map(|(name, tensor)| (name[prefix.len()..].to_owned(), tensor)).collect();
+    if !DECODER_NAMES.iter().any(|name| state.contains_key(*name)) {
         return state;
     }
     state.into_iter().map(|(name, tensor)| (format!("{MASK_DECODER}{name}"), tensor)).collect()
+}
+
+/// What stands before the known names, if it stands before every name.
+fn wrapper_prefix(state: &StateDict) -> String {
+    let before = |name: &String| {
+        let whole = WHOLE_PARTS.iter().find_map(|part| name.find(part));
+        whole.or_else(|| DECODER_NAMES.iter().find_map(|end| Some(name.strip_suffix(end)?.len())))
+    };
+    let found = state.keys().find_map(|name| Some(name[..before(name)?].to_owned()));
+    found.filter(|prefix| state.keys().all(|name| name.starts_with(prefix))).unwrap_or_default()
 }
 
 fn recognise(state: &StateDict) -> CheckpointKind {
@@ -136,7 +155,8 @@ fn recognise(state: &StateDict) -> CheckpointKind {
     match (has("image_encoder."), has(MASK_DECODER), has("mask_decoder.hf_token.")) {
         (true, true, true) => CheckpointKind::SamHq,
         (true, true, false) => CheckpointKind::Sam,
-        (false, true, _) => CheckpointKind::MaskDecoderOnly,
+        (false, true, false) => CheckpointKind::MaskDecoderOnly,
+        (false, true, true) => CheckpointKind::HqMaskDecoder,
         _ => CheckpointKind::Unknown,
     }
 }

@@ -182,6 +182,7 @@ impl Reader<'_> {
             }
             op::BINPERSID => self.persistent_id(),
             op::REDUCE => self.reduce(),
+            op::NEWOBJ => self.new_object(),
             // The attributes of an OrderedDict (its `_metadata`) carry no tensors.
             op::BUILD => self.pop().map(|_| ()),
             _ => Err(PickleError::UnknownInstruction { code, at: self.at - 1 }),
@@ -345,10 +346,20 @@ impl Reader<'_> {
             (Global::OrderedDict, None) => Some(Object::Dict(Vec::new())),
             (Global::RebuildTensor, _) => self.tensor(arguments),
             (Global::RebuildParameter, Some(tensor @ Object::Tensor(_))) => Some(tensor.clone()),
+            (Global::Inert, _) => Some(Object::None),
             _ => None,
         };
         let made = made.ok_or(self.malformed("call with unexpected arguments"))?;
         self.push(made)
+    }
+
+    /// An instance of a class: only of those that nothing is made of.
+    fn new_object(&mut self) -> Result<(), PickleError> {
+        let (_arguments, class) = (self.pop()?, self.pop()?);
+        match self.objects[class] {
+            Object::Global(Global::Inert) => self.push(Object::None),
+            _ => Err(self.malformed("instance of something that is not a known class")),
+        }
     }
 
     /// Storage, offset, shape, strides, and what only training needs.

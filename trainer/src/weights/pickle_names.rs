@@ -13,6 +13,8 @@ pub(crate) enum Global {
     RebuildTensor,
     RebuildParameter,
     Storage(StorageType),
+    /// Something that training checkpoints keep beside the tensors. Nothing is made of it.
+    Inert,
 }
 
 /// The meaning of a name, if it has one here.
@@ -32,6 +34,12 @@ pub(crate) fn known_global(module: &str, name: &str) -> Option<Global> {
         ("torch", "CharStorage") => storage(Kind::Int8),
         ("torch", "ByteStorage") => storage(Kind::Uint8),
         ("torch", "BoolStorage") => storage(Kind::Bool),
+        ("argparse", "Namespace")
+        | ("_codecs", "encode")
+        | ("numpy", "dtype" | "ndarray")
+        | ("numpy.core.multiarray" | "numpy._core.multiarray", "scalar" | "_reconstruct")
+        | ("pathlib", "PosixPath" | "WindowsPath")
+        | ("torch", "Size" | "device" | "float32" | "float16" | "bfloat16") => Some(Global::Inert),
         _ => None,
     }
 }

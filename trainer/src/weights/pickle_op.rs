@@ -26,6 +26,7 @@ pub(crate) const TUPLE: u8 = b't';
 pub(crate) const EMPTY_TUPLE: u8 = b')';
 pub(crate) const SETITEMS: u8 = b'u';
 pub(crate) const PROTO: u8 = 0x80;
+pub(crate) const NEWOBJ: u8 = 0x81;
 pub(crate) const TUPLE1: u8 = 0x85;
 pub(crate) const TUPLE2: u8 = 0x86;
 pub(crate) const TUPLE3: u8 = 0x87;

@@ -39,11 +39,10 @@ pub(super) fn read(path: &Path) -> Result<StateDict, WeightsError> {
     let file =
         File::open(path).map_err(|source| WeightsError::Read { path: path.into(), source })?;
     let archive = ZipArchive::new(BufReader::new(file)).map_err(|error| match error {
-        ZipError::Io(source) => WeightsError::Read { path: path.into(), source },
-        other => format_error(
-            path,
-            format!("{other}; files saved before PyTorch 1.6 must be saved again"),
-        ),
+        ZipError::Io(source) if source.kind() != io::ErrorKind::UnexpectedEof => {
+            WeightsError::Read { path: path.into(), source }
+        }
+        _ => format_error(path, no_archive(path)),
     })?;
     let mut names = archive.file_names().filter_map(|name| name.ok().map(|name| name.into_owned()));
     let root = names.find_map(|name| name.strip_suffix("data.pkl").map(String::from));
@@ -73,6 +72,28 @@ fn format_error(path: &Path, reason: impl ToString) -> WeightsError {
     WeightsError::Format { path: path.into(), reason: reason.to_string() }
 }
 
+/// What a file without a readable zip directory is, told from its first bytes.
+fn no_archive(path: &Path) -> String {
+    let mut head = Vec::new();
+    // Whatever cannot be read now was read a moment ago; the rest then says nothing special.
+    let _ = File::open(path).and_then(|file| file.take(32).read_to_end(&mut head));
+    let length = path.metadata().map_or(0, |metadata| metadata.len());
+    match head.as_slice() {
+        [] => "it is empty".into(),
+        [b'P', b'K', ..] => {
+            format!("its end is missing ({length} bytes are there): copy or download it again")
+        }
+        [0x80, 2..=5, ..] => "it has the format of PyTorch before 1.6: load it there with \
+                              weights_only=True and torch.save it again"
+            .into(),
+        [b'<', ..] => "it is a web page, not a checkpoint: the download went wrong".into(),
+        head if head.starts_with(b"version https://git-lfs") => {
+            "it is a Git LFS pointer: fetch the file itself with `git lfs pull`".into()
+        }
+        _ => "it is no file of torch.save (a zip with a data.pkl)".into(),
+    }
+}
+
 /// The tensors of the outermost dict, or of the one below a usual key.
 fn state_dict_views(pickle: &Pickle) -> Option<Vec<(String, TensorView)>> {
     let Object::Dict(root) = pickle.root() else { return None };
@@ -86,7 +107,9 @@ fn state_dict_views(pickle: &Pickle) -> Option<Vec<(String, TensorView)>> {
     };
     let wrapped = WRAPPERS.iter().find_map(|&wrapper| {
         root.iter().find_map(|&(name, value)| match (pickle.get(name), pickle.get(value)) {
-            (Object::Str(name), Object::Dict(inner)) if name == wrapper => Some(tensors(inner)),
+            (Object::Str(name), Object::Dict(inner)) if name == wrapper => {
+                Some(tensors(inner)).filter(|inner| !inner.is_empty())
+            }
             _ => None,
         })
     });
@@ -109,7 +132,8 @@ impl Reader<'_> {
             return Err(format_error(path, reason));
         }
         let mut bytes = Vec::new();
-        let read = entry.by_ref().take(limit).read_to_end(&mut bytes);
+        // One byte more than there is: only at the end is the checksum compared.
+        let read = entry.by_ref().take(limit.saturating_add(1)).read_to_end(&mut bytes);
         read.map_err(|source| WeightsError::Read { path: path.into(), source })?;
         Ok(bytes)
     }

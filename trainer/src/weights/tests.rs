@@ -53,7 +53,13 @@ fn names_tell_what_a_file_holds() {
         recognise(&normalise_names(state))
     };
     assert_eq!(of(&["module.image_encoder.x", "module.mask_decoder.y"]), CheckpointKind::Sam);
-    assert_eq!(of(&["iou_token.weight", "hf_token.weight"]), CheckpointKind::MaskDecoderOnly);
+    assert_eq!(
+        of(&["_orig_mod.module.image_encoder.x", "_orig_mod.module.mask_decoder.hf_token.y"]),
+        CheckpointKind::SamHq
+    );
+    assert_eq!(of(&["iou_token.weight", "hf_token.weight"]), CheckpointKind::HqMaskDecoder);
+    assert_eq!(of(&["module.hf_token.weight", "module.hf_mlp.x"]), CheckpointKind::HqMaskDecoder);
+    assert_eq!(of(&["iou_token.weight", "mask_tokens.weight"]), CheckpointKind::MaskDecoderOnly);
     assert_eq!(of(&["backbone.x"]), CheckpointKind::Unknown);
 }
 
@@ -162,6 +168,19 @@ fn every_truncation_of_a_file_is_an_error() {
         std::fs::write(&path, &whole[..length]).unwrap();
         assert!(load(&path).is_err(), "{length} bytes of {}", whole.len());
     }
+}
+
+#[test]
+fn a_flipped_bit_in_a_tensor_is_noticed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = file_with(folder.path(), &pickle_of(4, 4, 1), CompressionMethod::Stored);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let name = b"x/data/0";
+    let at = bytes.windows(name.len()).position(|window| window == name).unwrap() + name.len();
+    bytes[at + 3] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+    let error = load(&path).unwrap_err().to_string();
+    assert!(error.contains("hecksum"), "{error}");
 }
 
 #[test]

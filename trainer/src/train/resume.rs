@@ -1,0 +1,144 @@
+//! Going on from a checkpoint: who may write into the run's folder, which checkpoint is the newest
+//! whole one, and whether it belongs to what is trained now.
+
+use std::fs::{File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use dataset::order::World;
+use pipeline::Position;
+
+use super::agreement::differences;
+use super::training::Training;
+use super::{TrainError, internal};
+use crate::checkpoint::{self, Checkpoint};
+use crate::config::TrainConfig;
+use crate::run::load_hq_parameters;
+
+/// Seconds that a new run waits for the ranks of a killed launcher to save and end.
+const LOCK_WAIT_SECS: u64 = 60;
+
+/// The lock of the run's folder, which the system releases when rank 0 ends, however it ends.
+pub(super) fn lock_run(config: &TrainConfig, world: World) -> Result<Option<File>, TrainError> {
+    if world.rank != 0 {
+        return Ok(None);
+    }
+    let path = config.output.join("lock");
+    let io = |source| TrainError::Io { path: path.clone(), source };
+    std::fs::create_dir_all(&config.output).map_err(io)?;
+    let file = File::create(&path).map_err(io)?;
+    let started = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(TryLockError::Error(source)) => return Err(io(source)),
+            Err(TryLockError::WouldBlock) if started.elapsed().as_secs() >= LOCK_WAIT_SECS => {
+                return Err(TrainError::Config(format!(
+                    "another process trains in {}: end it, or choose another output",
+                    config.output.display()
+                )));
+            }
+            Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
+        }
+    }
+    checkpoint::remove_staged(&config.output)?;
+    Ok(Some(file))
+}
+
+/// Removes the logs of a run that was killed before its first checkpoint: its steps are done again.
+pub(super) fn forget_logs(output: &Path) -> Result<(), TrainError> {
+    for name in ["steps.jsonl", "eval.jsonl"] {
+        let path = output.join(name);
+        match std::fs::remove_file(&path) {
+            Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+                return Err(TrainError::Io { path, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The checkpoint to go on from, the newest that is whole; a folder that already holds a run is
+/// refused without `--resume`.
+pub(super) fn newest_checkpoint(
+    config: &TrainConfig,
+    resume: bool,
+    tell: bool,
+) -> Result<Option<(PathBuf, Checkpoint)>, TrainError> {
+    let newest = checkpoint::list(&config.output)?.pop();
+    match (&newest, resume) {
+        (Some(path), false) => Err(TrainError::Config(format!(
+            "{} already holds a run ({}): add --resume to go on, or choose another output",
+            config.output.display(),
+            path.file_name().unwrap_or_default().to_string_lossy()
+        ))),
+        (None, _) => Ok(None),
+        (Some(_), true) => {
+            let (found, damaged) = checkpoint::load_newest(&config.output)?;
+            for error in damaged.iter().filter(|_| tell) {
+                tracing::warn!("{error}; the checkpoint before it is used");
+            }
+            Ok(found)
+        }
+    }
+}
+
+impl Training<'_> {
+    /// Goes on from `checkpoint`, if it belongs to this run's data, weights and settings.
+    pub(super) fn resume_from(
+        &mut self,
+        path: &Path,
+        checkpoint: Checkpoint,
+    ) -> Result<(), TrainError> {
+        let Checkpoint { info, hq_parameters, adam } = checkpoint;
+        let train = &self.config.train;
+        let checks = [
+            ("train.seed", info.seed.to_string(), train.seed.to_string()),
+            ("train.global_batch", info.global_batch.to_string(), train.global_batch.to_string()),
+            ("data set (manifest hash)", info.data_sha256.clone(), self.data_sha256.clone()),
+            ("SAM checkpoint (hash)", info.sam_sha256.clone(), self.sam_sha256.clone()),
+        ];
+        for (what, saved, now) in checks {
+            if saved != now {
+                return Err(TrainError::Config(format!(
+                    "{}: cannot resume, {what} was {saved} and is now {now}",
+                    path.display()
+                )));
+            }
+        }
+        let now = toml::to_string(self.config).map_err(internal)?;
+        let changed = differences(&info.config, &now, true);
+        if !info.config.is_empty() && !changed.is_empty() {
+            let (path, changed) = (path.display(), changed.join("; "));
+            return Err(TrainError::Config(format!("{path}: cannot resume, {changed}")));
+        }
+        if !info.program.is_empty() && info.program != env!("CARGO_PKG_VERSION") {
+            let (now, then) = (env!("CARGO_PKG_VERSION"), &info.program);
+            tracing::warn!("{} was written by version {then}, this is {now}", path.display());
+        }
+        load_hq_parameters(&self.context.model, &hq_parameters)
+            .map_err(|problem| TrainError::Config(format!("{}: {problem}", path.display())))?;
+        self.context
+            .optimizer
+            .load_state(&adam)
+            .map_err(|problem| TrainError::Config(format!("{}: {problem}", path.display())))?;
+        self.position = Position { epoch: info.epoch, step: info.step };
+        self.global_step = info.global_step;
+        self.log.resumed(path, &self.position, self.global_step)
+    }
+
+    /// Says what differs: the ranks' configurations are compared with rank 0's.
+    pub(super) fn disagreement(&self, what: &str, config: &str) -> Result<TrainError, TrainError> {
+        let (rank, context) = (self.world.rank, &self.context);
+        let all = context.data_parallel.all_gather_bytes(config.as_bytes(), context.device)?;
+        let texts: Vec<_> = all.iter().map(|text| String::from_utf8_lossy(text)).collect();
+        let other = texts.iter().position(|text| *text != texts[0]);
+        let keys = other.map_or_else(String::new, |other| {
+            let keys = differences(&texts[0], &texts[other], false).join(", ");
+            format!(" (from rank 0 to rank {other}: {keys})")
+        });
+        let text = format!("rank {rank}: the {what} is not the same on every rank{keys}");
+        Ok(TrainError::Diverged(text))
+    }
+}
