@@ -10,6 +10,7 @@
 
 pub mod allocator;
 pub mod batch;
+pub mod bench;
 pub mod checkpoint;
 pub mod config;
 pub mod curve;
@@ -24,9 +25,11 @@ pub mod metrics;
 pub mod model;
 pub mod model_card;
 pub mod optim;
+pub mod part_clock;
 pub mod predict;
 pub mod run;
 pub mod run_log;
 pub mod step;
 pub mod train;
+pub mod upload;
 pub mod weights;

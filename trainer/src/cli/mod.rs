@@ -1,5 +1,6 @@
 //! The commands of `hqsam`.
 
+mod bench;
 mod fetch;
 mod predict;
 
@@ -44,6 +45,8 @@ enum Command {
     Export(ExportArguments),
     /// Predict the mask of one prompt on one image.
     Predict(predict::PredictArguments),
+    /// Measure the training step on drawn samples, part by part.
+    Bench(bench::BenchArguments),
     /// Download SAM and HQ-SAM checkpoints, such as vit_b, vit_l, vit_h.
     Fetch(FetchArguments),
 }
@@ -111,6 +114,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         Command::Eval(eval) => run_eval(&eval, device),
         Command::Export(export) => run_export(&export, device),
         Command::Predict(predict) => predict::run(&predict, device),
+        Command::Bench(arguments) => bench::run(&arguments, device, rank_env),
         Command::Fetch(arguments) => fetch::run(&arguments),
     }
 }
