@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
-# Compares `hqseg` with the published loader's steps (stream) and with PyPI `datasets` (build), each
-# pair interleaved in one run on this machine. Puts the Python side into .tools/bench first.
+# Compares `hqseg` with the published loader's steps (stream) and with PyPI `datasets` (build), and
+# `hqsam` with the published training step (train), each pair interleaved in one run on this machine.
+# Puts the Python side into .tools/bench (stream, build) or .venv (train) first.
 #
-#   benches/run.sh [stream|build] [ROUNDS]
+#   benches/run.sh [stream|build|train|all] [ROUNDS]
 #
-# The pictures are real ones: $HQSAM_RAW_DIR (default ../shared/raw) with ECSSD/ and large/{im,gt}.
+# Stream and build read real pictures: $HQSAM_RAW_DIR (default ../shared/raw) with ECSSD/ and
+# large/{im,gt}. The training step draws its samples; a round takes about four minutes.
 source "$(dirname "$0")/../scripts/common.sh"
 what=${1:-all}
 rounds=${2:-5}
+if [ "$what" = train ]; then
+    make --silent build setup-python
+    exec .venv/bin/python benches/train_step.py target/release/hqsam "$rounds"
+fi
 raw=$(realpath "${HQSAM_RAW_DIR:-../shared/raw}")
 [ -d "$raw/ECSSD/images" ] || die "no ECSSD/images in $raw: set HQSAM_RAW_DIR"
 need_pip
@@ -30,3 +36,6 @@ for bench in stream build; do
         .tools/bench/bin/python "benches/$bench.py" target/release/hqseg "$raw" "$rounds"
     fi
 done
+if [ "$what" = all ]; then
+    exec benches/run.sh train "$rounds"
+fi

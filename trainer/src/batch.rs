@@ -4,6 +4,7 @@ use dataset::prompt::{NOISE_MASK_SIZE, Prompt};
 use tch::{Device, Kind, Tensor};
 
 use crate::model::PromptBatch;
+use crate::upload::upload;
 
 /// The part of a batch that goes through the model at once, as tensors on the device.
 pub struct TensorBatch {
@@ -20,13 +21,11 @@ pub fn to_tensors(batch: &pipeline::Batch, from: usize, to: usize, device: Devic
     let image_bytes = height * width * 3;
     let mask_bytes = height * width;
     let shape = [(to - from) as i64, height as i64, width as i64];
-    let images = Tensor::from_slice(&batch.images[from * image_bytes..to * image_bytes])
-        .view([shape[0], shape[1], shape[2], 3]);
-    let masks = Tensor::from_slice(&batch.masks[from * mask_bytes..to * mask_bytes])
-        .view([shape[0], 1, shape[1], shape[2]]);
+    let images = upload(&batch.images[from * image_bytes..to * image_bytes], device);
+    let masks = upload(&batch.masks[from * mask_bytes..to * mask_bytes], device);
     TensorBatch {
-        images_u8_bhwc: images.to_device(device),
-        target_b1hw: masks.to_device(device).to_kind(Kind::Float) / 255.0,
+        images_u8_bhwc: images.view([shape[0], shape[1], shape[2], 3]),
+        target_b1hw: masks.view([shape[0], 1, shape[1], shape[2]]).to_kind(Kind::Float) / 255.0,
     }
 }
 
@@ -90,11 +89,11 @@ fn prompt_batch(prompts: &[&Prompt], device: Device) -> PromptBatch {
             Prompt::NoiseMask(mask) => values.extend(mask.iter().map(|&value| f32::from(value))),
         }
     }
-    let values = Tensor::from_slice(&values).to_device(device);
+    let values = upload(&values, device);
     match prompts.first() {
         Some(Prompt::Points { .. }) => PromptBatch::Points {
             coords: values.view([batch, -1, 2]),
-            labels: Tensor::from_slice(&point_labels).view([batch, -1]).to_device(device),
+            labels: upload(&point_labels, device).view([batch, -1]),
         },
         Some(Prompt::NoiseMask(_)) => {
             let side = NOISE_MASK_SIZE as i64;

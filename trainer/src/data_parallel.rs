@@ -4,19 +4,6 @@
 use c10d::{C10dError, ProcessGroup, ReduceOp};
 use tch::{Kind, Tensor};
 
-/// What a step adds up over all ranks besides the gradients.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct StepSums {
-    /// Weighted sum of the mask loss.
-    pub loss_mask: f64,
-    /// Weighted sum of the dice loss.
-    pub loss_dice: f64,
-    /// Ranks that were asked to stop.
-    pub stop_requests: f64,
-}
-
-const NUM_SUMS: i64 = 3;
-
 /// The group of ranks, or a single process.
 pub struct DataParallel {
     group: Option<ProcessGroup>,
@@ -35,7 +22,8 @@ impl DataParallel {
         Self { group: Some(group) }
     }
 
-    /// Sums `gradients` (in place) and `sums` over ranks in one flat all-reduce.
+    /// Sums `gradients` (in place) and the values of `sums` (one dimension, on the same device)
+    /// over ranks in one flat all-reduce of float32.
     ///
     /// Every rank has scaled its losses by `1 / global_batch`, so the sum is the mean over the
     /// global batch whatever the number of ranks. A gradient that is not finite on any rank is
@@ -43,18 +31,10 @@ impl DataParallel {
     ///
     /// # Errors
     /// A rank that is gone or too slow.
-    pub fn all_reduce(
-        &self,
-        gradients: &mut [Tensor],
-        sums: StepSums,
-    ) -> Result<StepSums, C10dError> {
-        let Some(group) = &self.group else { return Ok(sums) };
-        let Some(first) = gradients.first() else { return Ok(sums) };
-        let tail = Tensor::from_slice(&[sums.loss_mask, sums.loss_dice, sums.stop_requests])
-            .to_kind(Kind::Float)
-            .to_device(first.device());
+    pub fn all_reduce(&self, gradients: &mut [Tensor], sums: &Tensor) -> Result<Tensor, C10dError> {
+        let Some(group) = &self.group else { return Ok(sums.shallow_clone()) };
         let mut parts: Vec<Tensor> = gradients.iter().map(|g| g.reshape([-1])).collect();
-        parts.push(tail);
+        parts.push(sums.to_kind(Kind::Float));
         let mut bucket = Tensor::cat(&parts, 0);
         group.all_reduce(&mut bucket, ReduceOp::Sum)?;
         let mut offset = 0;
@@ -63,14 +43,7 @@ impl DataParallel {
             gradient.copy_(&bucket.narrow(0, offset, length).view_as(gradient));
             offset += length;
         }
-        let tail: Vec<f32> =
-            Vec::try_from(bucket.narrow(0, offset, NUM_SUMS).to_device(tch::Device::Cpu))
-                .unwrap_or_else(|_| vec![f32::NAN; NUM_SUMS as usize]);
-        Ok(StepSums {
-            loss_mask: f64::from(tail[0]),
-            loss_dice: f64::from(tail[1]),
-            stop_requests: f64::from(tail[2]),
-        })
+        Ok(bucket.narrow(0, offset, sums.numel() as i64).to_kind(sums.kind()))
     }
 
     /// Copies rank 0's values into every rank's tensors.

@@ -5,6 +5,8 @@
 
 use tch::{Kind, Reduction, Tensor, no_grad};
 
+use crate::upload::upload;
+
 /// Points at which a mask is compared, 112 x 112.
 pub const NUM_POINTS: i64 = 12_544;
 /// Candidates drawn for each point.
@@ -70,9 +72,7 @@ impl LossPoints {
         config: &LossConfig,
         device: tch::Device,
     ) -> Self {
-        let shaped = |values: &[f32], count: i64| {
-            Tensor::from_slice(values).view([batch, count, 2]).to_device(device)
-        };
+        let shaped = |values: &[f32], count: i64| upload(values, device).view([batch, count, 2]);
         Self {
             candidates: shaped(candidates, config.num_candidates()),
             random: shaped(random, config.num_random()),

@@ -8,7 +8,7 @@ use tch::Device;
 
 use crate::checkpoint::{self, Checkpoint, CheckpointError};
 use crate::config::TrainConfig;
-use crate::model::{EncoderConfig, HqInit, SamHq, StateDict};
+use crate::model::{EncoderConfig, HqInit, Precision, SamHq, StateDict, multiplies_bf16};
 pub use crate::recognise::recognise_encoder;
 use crate::recognise::{describe, encoder_name};
 use crate::weights::{self, CheckpointKind, Loaded, WeightsError};
@@ -70,6 +70,18 @@ pub fn file_sha256(path: &Path) -> std::io::Result<String> {
 /// # Errors
 /// A checkpoint that is missing, of another kind or of other sizes.
 pub fn load_frozen_sam(config: &TrainConfig, device: Device) -> Result<(SamHq, String), RunError> {
+    let precision = config.train.encoder_precision();
+    if precision == Precision::BFloat16 && !multiplies_bf16(device) {
+        tracing::warn!(
+            "train.bf16: this processor has no bfloat16 products, so they run in float32 on \
+             rounded values: nothing is gained in speed"
+        );
+    }
+    let (model, sha256) = load_float_sam(config, device)?;
+    Ok((model.with_encoder_precision(precision)?, sha256))
+}
+
+fn load_float_sam(config: &TrainConfig, device: Device) -> Result<(SamHq, String), RunError> {
     let encoder = config.model.encoder.resolve().map_err(|error| RunError::NotUsable {
         path: PathBuf::from("model.encoder"),
         problem: error.to_string(),

@@ -1,17 +1,17 @@
 //! One optimiser step, read top to bottom.
 
-use std::time::{Duration, Instant};
-
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use crate::batch::{group_prompts, to_tensors};
-use crate::data_parallel::{DataParallel, StepSums};
+use crate::data_parallel::DataParallel;
 use crate::feature_cache::{self, FeatureCache};
 use crate::loss::{LossConfig, point_sampled_loss};
 use crate::loss_points::draw_loss_points;
 use crate::model::{DecodeOutput, SamHq};
 use crate::optim::Adam;
+use crate::part_clock::{PartClock, StepTimes};
 use crate::train::TrainError;
+use crate::upload::upload;
 
 /// What a step needs besides its batch; lives as long as the training.
 pub struct StepContext {
@@ -35,6 +35,8 @@ pub struct StepContext {
     pub global_batch: usize,
     /// Samples that go through the model at once.
     pub micro_batch: usize,
+    /// Wait for a GPU after each part of a step, so that its time can be told; costs speed.
+    pub synchronize_parts: bool,
 }
 
 /// What a step reports; the sums are over the global batch.
@@ -48,13 +50,14 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Some rank was asked to stop after this step.
     pub stop: bool,
-    /// Seconds of this rank in the frozen encoder.
-    pub encode: Duration,
-    /// Seconds of this rank in decoder, loss and backward.
-    pub decode: Duration,
+    /// Time of this rank in each part.
+    pub times: StepTimes,
 }
 
 /// Forward and backward over this rank's part of the global batch, one all-reduce, one update.
+///
+/// The host reads the device once, for the losses and the gradient's norm, which decide whether
+/// the update is made.
 ///
 /// # Errors
 /// A loss or gradient that is not finite (no rank updates, the samples are named), or a rank that
@@ -68,67 +71,60 @@ pub fn train_step(
     for (_, parameter) in &mut context.hq_parameters {
         parameter.zero_grad();
     }
-    let mut sums =
-        StepSums { stop_requests: f64::from(u8::from(stop_requested)), ..Default::default() };
-    let (mut encode, mut decode) = (Duration::ZERO, Duration::ZERO);
+    let mut clock = PartClock::start(context.device, context.synchronize_parts);
+    let mut times = StepTimes::default();
+    // The mask loss, the dice loss and whether a stop was asked for.
+    let sums = Tensor::zeros([3], (Kind::Double, context.device));
     let local = batch.sample_ids.len();
     for from in (0..local).step_by(context.micro_batch) {
         let to = (from + context.micro_batch).min(local);
-        let micro = forward_backward(context, batch, from, to);
-        sums.loss_mask += micro.loss_mask;
-        sums.loss_dice += micro.loss_dice;
-        encode += micro.encode;
-        decode += micro.decode;
+        let losses = forward_backward(context, batch, from, to, &mut clock, &mut times);
+        let _ = sums.narrow(0, 0, 2).g_add_(&losses);
     }
+    let _ = sums.narrow(0, 2, 1).fill_(i64::from(stop_requested));
 
     let mut gradients = gradients(&context.hq_parameters);
-    let sums = context.data_parallel.all_reduce(&mut gradients, sums)?;
-    let grad_norm = global_norm(&gradients);
-    if !(grad_norm.is_finite() && sums.loss_mask.is_finite() && sums.loss_dice.is_finite()) {
+    let sums = context.data_parallel.all_reduce(&mut gradients, &sums)?;
+    let read = Tensor::cat(&[sums, global_norm(&gradients).view([1])], 0);
+    let read: Vec<f64> = Vec::try_from(read.to_device(Device::Cpu)).unwrap_or_default();
+    times.all_reduce = clock.lap();
+    let &[loss_mask, loss_dice, stop_requests, grad_norm] = read.as_slice() else {
+        return Err(TrainError::Internal(format!("{} values of a step, not 4", read.len())));
+    };
+    if !(grad_norm.is_finite() && loss_mask.is_finite() && loss_dice.is_finite()) {
         return Err(TrainError::NotFinite {
             epoch: batch.epoch,
             step: batch.step,
-            loss_mask: sums.loss_mask,
-            loss_dice: sums.loss_dice,
+            loss_mask,
+            loss_dice,
             grad_norm,
             sample_ids: batch.sample_ids.clone(),
         });
     }
 
     context.optimizer.step(&gradients, lr);
-    Ok(StepReport {
-        loss_mask: sums.loss_mask,
-        loss_dice: sums.loss_dice,
-        grad_norm,
-        stop: sums.stop_requests > 0.0,
-        encode,
-        decode,
-    })
+    times.optimizer = clock.lap();
+    Ok(StepReport { loss_mask, loss_dice, grad_norm, stop: stop_requests > 0.0, times })
 }
 
-struct MicroBatch {
-    loss_mask: f64,
-    loss_dice: f64,
-    encode: Duration,
-    decode: Duration,
-}
-
-/// Samples `from..to`: encode once, decode once per prompt kind, backward into `.grad`.
+/// Samples `from..to`: encode once, decode once per prompt kind, backward into `.grad`. The mask
+/// and the dice loss (2), on the device.
 fn forward_backward(
     context: &StepContext,
     batch: &pipeline::Batch,
     from: usize,
     to: usize,
-) -> MicroBatch {
-    let started = Instant::now();
+    clock: &mut PartClock,
+    times: &mut StepTimes,
+) -> Tensor {
     let tensors = to_tensors(batch, from, to, context.device);
     let image_bytes = batch.height * batch.width * 3;
     let pixels = &batch.images[from * image_bytes..to * image_bytes];
     let cache = context.feature_cache.as_ref();
     let features = feature_cache::encode(&context.model, cache, &tensors.images_u8_bhwc, pixels);
-    let encode = started.elapsed();
+    times.encode += clock.lap();
 
-    let mut micro = MicroBatch { loss_mask: 0.0, loss_dice: 0.0, encode, decode: Duration::ZERO };
+    let mut losses = Tensor::zeros([2], (Kind::Double, context.device));
     // Prompts of each sample; they share its features and its target.
     let each = batch.prompts.len() / batch.sample_ids.len().max(1);
     for group in group_prompts(&batch.prompts[from * each..to * each], context.device) {
@@ -140,9 +136,9 @@ fn forward_backward(
             draw_loss_points(&context.loss, context.seed, batch.epoch, &sample_ids, context.device);
         let prompts = context.model.embed_prompts(&group.prompts);
         let decoded = context.model.decode(&features.select(&indices), &prompts, DecodeOutput::Hq);
+        times.decode += clock.lap();
         let Some(hq_logits) = decoded.hq_logits else { continue };
-        let index = Tensor::from_slice(&indices).to_device(context.device);
-        let target = tensors.target_b1hw.index_select(0, &index);
+        let target = tensors.target_b1hw.index_select(0, &upload(&indices, context.device));
         let loss = point_sampled_loss(&hq_logits, &target, &points, &context.loss);
         // Each group's loss is a mean over its masks: weight it so that the sum over groups,
         // micro-batches and ranks is the mean over the global batch.
@@ -150,11 +146,10 @@ fn forward_backward(
         let loss_mask = loss.loss_mask * weight;
         let loss_dice = loss.loss_dice * weight;
         (&loss_mask + &loss_dice).backward();
-        micro.loss_mask += loss_mask.double_value(&[]);
-        micro.loss_dice += loss_dice.double_value(&[]);
+        let _ = losses.g_add_(&Tensor::stack(&[loss_mask.detach(), loss_dice.detach()], 0));
+        times.loss_backward += clock.lap();
     }
-    micro.decode = started.elapsed().saturating_sub(encode);
-    micro
+    losses
 }
 
 /// Gradients in the order of the parameters; zeros where a rank had no sample.
@@ -168,7 +163,8 @@ fn gradients(parameters: &[(String, Tensor)]) -> Vec<Tensor> {
         .collect()
 }
 
-fn global_norm(gradients: &[Tensor]) -> f64 {
+/// L2 norm of all gradients, float64 on the device.
+fn global_norm(gradients: &[Tensor]) -> Tensor {
     let squares: Vec<Tensor> = gradients.iter().map(|g| g.norm().square()).collect();
-    Tensor::stack(&squares, 0).sum(tch::Kind::Double).sqrt().double_value(&[])
+    Tensor::stack(&squares, 0).sum(Kind::Double).sqrt()
 }

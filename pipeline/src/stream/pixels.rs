@@ -26,6 +26,13 @@ impl PixelBuffer {
     }
 }
 
+impl From<Vec<u8>> for PixelBuffer {
+    /// Pixels that come from elsewhere than a stream.
+    fn from(pixels: Vec<u8>) -> Self {
+        Self { bytes: BytesMut::from(pixels.as_slice()), pool: None }
+    }
+}
+
 impl Drop for PixelBuffer {
     fn drop(&mut self) {
         if let Some(pool) = &self.pool {

@@ -1,6 +1,7 @@
 //! The commands of `hqsam`.
 
 mod amg;
+mod bench;
 mod eval;
 mod fetch;
 mod predict;
@@ -46,6 +47,8 @@ enum Command {
     Amg(amg::AmgArguments),
     /// A local page to click on pictures and to look at a run.
     Serve(serve::ServeArguments),
+    /// Measure the training step on drawn samples, part by part.
+    Bench(bench::BenchArguments),
     /// Download SAM and HQ-SAM checkpoints, such as vit_b, vit_l, vit_h.
     Fetch(FetchArguments),
 }
@@ -91,6 +94,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
         Command::Predict(predict) => predict::run(&predict, device),
         Command::Amg(amg) => amg::run(&amg, device),
         Command::Serve(serve) => serve::run(&serve, device),
+        Command::Bench(arguments) => bench::run(&arguments, device, rank_env),
         Command::Fetch(arguments) => fetch::run(&arguments),
     }
 }

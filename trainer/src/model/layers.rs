@@ -7,6 +7,7 @@
 use tch::{Device, Kind, Tensor};
 
 use super::StateDict;
+use super::precision::Precision;
 use crate::weights::WeightsError;
 
 /// Epsilon of PyTorch's `LayerNorm`.
@@ -21,34 +22,66 @@ pub(crate) struct Source<'a> {
     state: &'a StateDict,
     prefix: String,
     device: Device,
+    precision: Precision,
 }
 
 impl<'a> Source<'a> {
-    /// Everything in `state`.
+    /// Everything in `state`, for a part that computes in float32.
     pub(crate) fn new(state: &'a StateDict, device: Device) -> Self {
-        Self { state, prefix: String::new(), device }
+        Self { state, prefix: String::new(), device, precision: Precision::Float32 }
+    }
+
+    /// The same for a part that computes in `precision`.
+    pub(crate) fn in_precision(self, precision: Precision) -> Self {
+        Self { precision, ..self }
     }
 
     /// The tensors below `name`.
     pub(crate) fn at(&self, name: impl std::fmt::Display) -> Self {
         let prefix = format!("{}{name}.", self.prefix);
-        Self { state: self.state, prefix, device: self.device }
+        Self { state: self.state, prefix, device: self.device, precision: self.precision }
     }
 
-    /// The tensor called `name`, as float32 on the device.
+    /// The tensor called `name` on the device, in the type of the part's activations.
     pub(crate) fn tensor(&self, name: &str) -> Result<Tensor, WeightsError> {
-        let name = format!("{}{name}", self.prefix);
-        self.optional_full(&name).ok_or(WeightsError::MissingTensor { name })
+        Ok(self.float(name)?.to_kind(self.precision.kind()))
     }
 
     /// The tensor called `name`, or nothing.
     pub(crate) fn optional(&self, name: &str) -> Option<Tensor> {
-        self.optional_full(&format!("{}{name}", self.prefix))
+        Some(self.optional_float(name)?.to_kind(self.precision.kind()))
     }
 
-    fn optional_full(&self, name: &str) -> Option<Tensor> {
-        self.state.get(name).map(|tensor| tensor.to_device(self.device).to_kind(Kind::Float))
+    /// The tensor called `name` as float32, for what is computed from it at loading.
+    pub(crate) fn float(&self, name: &str) -> Result<Tensor, WeightsError> {
+        self.optional_float(name)
+            .ok_or_else(|| WeightsError::MissingTensor { name: format!("{}{name}", self.prefix) })
     }
+
+    /// The tensor called `name` as float32, or nothing.
+    fn optional_float(&self, name: &str) -> Option<Tensor> {
+        let tensor = self.state.get(&format!("{}{name}", self.prefix))?;
+        Some(tensor.to_device(self.device).to_kind(Kind::Float))
+    }
+
+    /// `weight`, rounded to the part's precision, in the type in which products are taken.
+    pub(crate) fn for_products(&self, weight: &Tensor) -> Tensor {
+        let rounded = weight.to_kind(self.precision.kind());
+        rounded.to_kind(self.precision.weight_kind(self.device))
+    }
+}
+
+/// A convolution in the type of `weight`, back in the type of `x`.
+pub(crate) fn conv2d(
+    x_bchw: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    stride: i64,
+    padding: i64,
+    groups: i64,
+) -> Tensor {
+    let x = x_bchw.to_kind(weight.kind());
+    x.conv2d(weight, bias, [stride], [padding], [1], groups).to_kind(x_bchw.kind())
 }
 
 /// `x @ weight.T + bias` over the last dimension.
@@ -61,12 +94,15 @@ pub(crate) struct Linear {
 
 impl Linear {
     pub(crate) fn load(source: &Source<'_>) -> Result<Self, WeightsError> {
-        Ok(Self { weight: source.tensor("weight")?, bias: source.optional("bias") })
+        let weight = source.for_products(&source.float("weight")?);
+        let bias = source.optional_float("bias").map(|bias| source.for_products(&bias));
+        Ok(Self { weight, bias })
     }
 
-    /// (..., inputs) -> (..., outputs)
+    /// (..., inputs) -> (..., outputs), in the type of `x`.
     pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        x.linear(&self.weight, self.bias.as_ref())
+        let product = x.to_kind(self.weight.kind()).linear(&self.weight, self.bias.as_ref());
+        product.to_kind(x.kind())
     }
 }
 
@@ -162,11 +198,12 @@ pub(crate) struct FoldedConv {
 impl FoldedConv {
     pub(crate) fn load(source: &Source<'_>) -> Result<Self, WeightsError> {
         let bn = source.at("bn");
-        let deviation = (bn.tensor("running_var")? + BATCH_NORM_EPS).sqrt();
-        let scale = bn.tensor("weight")? / deviation;
-        let weight = source.at("c").tensor("weight")? * scale.view([-1, 1, 1, 1]);
-        let bias = bn.tensor("bias")? - bn.tensor("running_mean")? * scale;
-        Ok(Self { weight: bchw(&bhwc(&weight).contiguous()), bias })
+        let deviation = (bn.float("running_var")? + BATCH_NORM_EPS).sqrt();
+        let scale = bn.float("weight")? / deviation;
+        let weight = source.at("c").float("weight")? * scale.view([-1, 1, 1, 1]);
+        let bias = bn.float("bias")? - bn.float("running_mean")? * scale;
+        let weight = source.for_products(&bchw(&bhwc(&weight).contiguous()));
+        Ok(Self { weight, bias: source.for_products(&bias) })
     }
 
     /// A 1x1 convolution as a linear layer over channels-last data.
@@ -177,9 +214,8 @@ impl FoldedConv {
 
     /// A 3x3 convolution with padding 1, (B, H, W, C) -> (B, H / stride, W / stride, outputs).
     pub(crate) fn forward(&self, x_bhwc: &Tensor, stride: i64, groups: i64) -> Tensor {
-        let x = bchw(x_bhwc);
         let pad = self.weight.size()[2] / 2;
-        bhwc(&x.conv2d(&self.weight, Some(&self.bias), [stride], [pad], [1], groups))
+        bhwc(&conv2d(&bchw(x_bhwc), &self.weight, Some(&self.bias), stride, pad, groups))
     }
 }
 
@@ -193,12 +229,13 @@ pub(crate) struct Neck {
 
 impl Neck {
     pub(crate) fn load(source: &Source<'_>) -> Result<Self, WeightsError> {
-        let weight = source.tensor("0.weight")?;
+        let weight = source.for_products(&source.float("0.weight")?);
         let reduce = Linear { weight: weight.reshape([weight.size()[0], -1]), bias: None };
+        let conv = source.for_products(&source.float("2.weight")?);
         Ok(Self {
             reduce,
             norm1: LayerNorm::load(&source.at("1"), LAYER_NORM_2D_EPS)?,
-            conv: bchw(&bhwc(&source.tensor("2.weight")?).contiguous()),
+            conv: bchw(&bhwc(&conv).contiguous()),
             norm2: LayerNorm::load(&source.at("3"), LAYER_NORM_2D_EPS)?,
         })
     }
@@ -206,45 +243,9 @@ impl Neck {
     /// (B, H, W, C) -> (B, H, W, 256)
     pub(crate) fn forward(&self, x_bhwc: &Tensor) -> Tensor {
         let x = self.norm1.forward(&self.reduce.forward(x_bhwc));
-        let x = bchw(&x).conv2d(&self.conv, None::<&Tensor>, [1], [1], [1], 1);
+        let x = conv2d(&bchw(&x), &self.conv, None, 1, 1, 1);
         self.norm2.forward(&bhwc(&x))
     }
-}
-
-/// Cuts tokens into square windows, padding right and below with zeros:
-/// (B, H, W, C) -> (B * windows, window * window, C), and the padded height and width.
-pub(crate) fn window_partition(x_bhwc: &Tensor, window: i64) -> (Tensor, (i64, i64)) {
-    let size = x_bhwc.size();
-    let (batch, height, width, channels) = (size[0], size[1], size[2], size[3]);
-    let pad = |side: i64| (window - side % window) % window;
-    let (padded_h, padded_w) = (height + pad(height), width + pad(width));
-    let x = if (padded_h, padded_w) == (height, width) {
-        x_bhwc.shallow_clone()
-    } else {
-        x_bhwc.constant_pad_nd([0, 0, 0, pad(width), 0, pad(height)])
-    };
-    let windows = x
-        .view([batch, padded_h / window, window, padded_w / window, window, channels])
-        .transpose(2, 3)
-        .reshape([-1, window * window, channels]);
-    (windows, (padded_h, padded_w))
-}
-
-/// The inverse of [`window_partition`], padding cut off:
-/// (B * windows, window * window, C) -> (B, H, W, C).
-pub(crate) fn window_unpartition(
-    windows: &Tensor,
-    window: i64,
-    padded: (i64, i64),
-    (height, width): (i64, i64),
-) -> Tensor {
-    let channels = windows.size()[2];
-    windows
-        .view([-1, padded.0 / window, padded.1 / window, window, window, channels])
-        .transpose(2, 3)
-        .reshape([-1, padded.0, padded.1, channels])
-        .narrow(1, 0, height)
-        .narrow(2, 0, width)
 }
 
 #[cfg(test)]
@@ -277,14 +278,6 @@ mod tests {
             );
         let error = (bchw(&folded.forward(&x, 1, 1)) - plain).square().mean(Kind::Float);
         assert!(error.double_value(&[]) < 1e-10);
-    }
-
-    #[test]
-    fn windows_come_back() {
-        let x = Tensor::randn([2, 9, 5, 3], CPU);
-        let (windows, padded) = window_partition(&x, 4);
-        assert_eq!((windows.size(), padded), (vec![12, 16, 3], (12, 8)));
-        assert_eq!(window_unpartition(&windows, 4, padded, (9, 5)), x);
     }
 
     #[test]

@@ -13,13 +13,16 @@ use std::collections::BTreeMap;
 
 use tch::Tensor;
 
+mod attention;
 mod config;
+mod flops;
 mod image_encoder;
 mod init;
 mod layers;
 mod load;
 mod mask_decoder;
 mod mask_decoder_hq;
+mod precision;
 mod prompt_encoder;
 mod sam;
 mod spec;
@@ -27,9 +30,12 @@ mod spec;
 mod tests;
 mod tiny_vit;
 mod two_way_transformer;
+mod windows;
 
 pub use config::{EncoderConfig, Normalization, Stem, TinyVitConfig, VitConfig};
+pub use flops::{computed_flop, published_flop};
 pub use load::HqInit;
+pub use precision::{Precision, multiplies_bf16};
 pub use prompt_encoder::{PromptBatch, PromptEmbeddings};
 pub use sam::{DecodeOutput, Decoded, ImageFeatures, PIXEL_MEAN, PIXEL_STD, SamHq};
 

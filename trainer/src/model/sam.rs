@@ -11,9 +11,11 @@ use super::layers::{Source, bchw, bhwc, shuffle_subpixels};
 use super::load::{HqInit, complete, random};
 use super::mask_decoder::MaskDecoder;
 use super::mask_decoder_hq::MaskDecoderHq;
+use super::precision::Precision;
 use super::prompt_encoder::{PromptBatch, PromptEmbeddings, PromptEncoder};
 use super::spec::hq_specs;
 use super::tiny_vit::TinyVit;
+use crate::upload::upload;
 use crate::weights::WeightsError;
 
 /// SAM's channel means, for RGB in 0..255.
@@ -35,7 +37,7 @@ pub struct ImageFeatures {
 impl ImageFeatures {
     /// The features of the images at `indices`, in that order; an index may occur twice.
     pub fn select(&self, indices: &[i64]) -> Self {
-        let index = Tensor::from_slice(indices).to_device(self.image_embeddings.device());
+        let index = upload(indices, self.image_embeddings.device());
         let image_embeddings = bhwc(&self.image_embeddings).index_select(0, &index);
         Self {
             image_embeddings: bchw(&image_embeddings),
@@ -102,12 +104,38 @@ enum ImageEncoder {
     TinyVit(Box<TinyVit>),
 }
 
+impl ImageEncoder {
+    fn load(
+        config: &EncoderConfig,
+        state: &StateDict,
+        precision: Precision,
+        device: Device,
+    ) -> Result<Self, WeightsError> {
+        let source = Source::new(state, device).in_precision(precision).at("image_encoder");
+        Ok(match config {
+            EncoderConfig::Vit(vit) => Self::Vit(Box::new(ImageEncoderVit::load(&source, vit)?)),
+            EncoderConfig::TinyVit(tiny) => Self::TinyVit(Box::new(TinyVit::load(&source, tiny)?)),
+        })
+    }
+
+    fn forward(&self, input_bchw: &Tensor) -> (Tensor, Tensor) {
+        match self {
+            Self::Vit(encoder) => encoder.forward(input_bchw),
+            Self::TinyVit(encoder) => encoder.forward(input_bchw),
+        }
+    }
+}
+
 /// HQ-SAM: a frozen SAM and the trained HQ part.
 pub struct SamHq {
     config: EncoderConfig,
     device: Device,
     state: StateDict,
     image_encoder: ImageEncoder,
+    precision: Precision,
+    /// Channel means and deviations of the pixels, (3) each.
+    pixel_mean: Tensor,
+    pixel_std: Tensor,
     prompt_encoder: PromptEncoder,
     mask_decoder: MaskDecoder,
     mask_decoder_hq: MaskDecoderHq,
@@ -140,15 +168,9 @@ impl SamHq {
         device: Device,
     ) -> Result<Self, WeightsError> {
         let source = Source::new(&state, device);
-        let encoder = source.at("image_encoder");
-        let image_encoder = match config {
-            EncoderConfig::Vit(vit) => {
-                ImageEncoder::Vit(Box::new(ImageEncoderVit::load(&encoder, vit)?))
-            }
-            EncoderConfig::TinyVit(tiny) => {
-                ImageEncoder::TinyVit(Box::new(TinyVit::load(&encoder, tiny)?))
-            }
-        };
+        let precision = Precision::default();
+        let image_encoder = ImageEncoder::load(config, &state, precision, device)?;
+        let constant = |values: &[f32]| Tensor::from_slice(values).to_device(device);
         let (img_size, embedding_size) = (config.img_size(), config.embedding_size());
         let prompt_encoder =
             PromptEncoder::load(&source.at("prompt_encoder"), img_size, embedding_size)?;
@@ -159,11 +181,32 @@ impl SamHq {
             config: config.clone(),
             device,
             image_encoder,
+            precision,
+            pixel_mean: constant(&PIXEL_MEAN),
+            pixel_std: constant(&PIXEL_STD),
             prompt_encoder,
             mask_decoder,
             mask_decoder_hq,
             state,
         })
+    }
+
+    /// The same model with its frozen encoder in `precision`; its features stay float32.
+    ///
+    /// # Errors
+    /// None that [`SamHq::from_state`] would not have found.
+    pub fn with_encoder_precision(mut self, precision: Precision) -> Result<Self, WeightsError> {
+        if precision != self.precision {
+            self.image_encoder =
+                no_grad(|| ImageEncoder::load(&self.config, &self.state, precision, self.device))?;
+            self.precision = precision;
+        }
+        Ok(self)
+    }
+
+    /// The number type of the frozen encoder.
+    pub fn encoder_precision(&self) -> Precision {
+        self.precision
     }
 
     /// The encoder's configuration.
@@ -195,10 +238,7 @@ impl SamHq {
         );
         let x = images_bhwc.to_device(self.device).to_kind(Kind::Float);
         let x = match self.config.normalization() {
-            Normalization::MeanStd => {
-                let constant = |values: &[f32]| Tensor::from_slice(values).to_device(self.device);
-                (x - constant(&PIXEL_MEAN)) / constant(&PIXEL_STD)
-            }
+            Normalization::MeanStd => (x - &self.pixel_mean).g_div_(&self.pixel_std),
             Normalization::MinMax => {
                 let low = x.amin([1, 2, 3], true);
                 let range = x.amax([1, 2, 3], true) - &low;
@@ -216,9 +256,10 @@ impl SamHq {
     /// A CPU takes the images one by one: the activations of one already exceed its caches, and
     /// larger batches measured slower an image.
     pub fn encode(&self, input_bchw: &Tensor) -> ImageFeatures {
-        let forward = |input: &Tensor| match &self.image_encoder {
-            ImageEncoder::Vit(encoder) => encoder.forward(input),
-            ImageEncoder::TinyVit(encoder) => encoder.forward(input),
+        let forward = |input: &Tensor| {
+            let (image_embeddings, interm_embeddings) =
+                self.image_encoder.forward(&input.to_kind(self.precision.kind()));
+            (image_embeddings.to_kind(Kind::Float), interm_embeddings.to_kind(Kind::Float))
         };
         let (image_embeddings, interm_embeddings) = no_grad(|| {
             let batch = input_bchw.size()[0];

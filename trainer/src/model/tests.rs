@@ -3,6 +3,8 @@
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::*;
+use crate::loss::{LossConfig, point_sampled_loss};
+use crate::loss_points::draw_loss_points;
 use crate::weights::{self, CheckpointKind, WeightsError};
 
 fn tiny_vit() -> EncoderConfig {
@@ -97,6 +99,43 @@ fn a_state_dict_comes_back_whole() {
         let again = again.unwrap().state_dict();
         assert_eq!(state.keys().collect::<Vec<_>>(), again.keys().collect::<Vec<_>>());
         assert!(state.iter().all(|(name, tensor)| *tensor == again[name]));
+    }
+}
+
+/// Largest relative L2 distance of bfloat16's features from float32's; each rounding is off by up
+/// to 2^-9, and the roundings of all layers add up.
+const BF16_FEATURES: f64 = 0.02;
+/// The same of the loss.
+const BF16_LOSS: f64 = 0.01;
+
+#[test]
+fn bfloat16_stays_near_float32_in_features_and_loss() {
+    let loss_config = LossConfig { num_points: 64, ..LossConfig::default() };
+    for config in [tiny_vit(), vit()] {
+        let load = || SamHq::random(&config, 4, Device::Cpu);
+        let float = load();
+        let bf16 = load().with_encoder_precision(Precision::BFloat16).unwrap();
+        assert_eq!(bf16.encoder_precision(), Precision::BFloat16);
+        let input = float.preprocess(&images(&float, 2));
+        let features = [float.encode(&input), bf16.encode(&input)];
+        let distance = |of: fn(&ImageFeatures) -> &Tensor| {
+            let difference = (of(&features[0]) - of(&features[1])).norm();
+            (difference / of(&features[0]).norm()).double_value(&[])
+        };
+        for distance in [distance(|f| &f.image_embeddings), distance(|f| &f.interm_embeddings)] {
+            assert!(distance > 0.0 && distance < BF16_FEATURES, "{config:?}: {distance}");
+        }
+        let boxes = Tensor::from_slice(&[5.0f32, 6.0, 50.0, 40.0]).view([1, 4]).repeat([2, 1]);
+        let prompts = float.embed_prompts(&PromptBatch::Boxes(boxes));
+        let side = float.logits_size();
+        let target = Tensor::zeros([2, 1, side, side], (Kind::Float, Device::Cpu));
+        let points = draw_loss_points(&loss_config, 1, 0, &["a", "b"], Device::Cpu);
+        let [loss, rounded] = features.map(|features| {
+            let decoded = no_grad(|| float.decode(&features, &prompts, DecodeOutput::Hq));
+            let logits = decoded.hq_logits.unwrap();
+            point_sampled_loss(&logits, &target, &points, &loss_config).total().double_value(&[])
+        });
+        assert!((loss - rounded).abs() < BF16_LOSS * loss, "{config:?}: {loss} {rounded}");
     }
 }
 

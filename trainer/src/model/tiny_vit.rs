@@ -6,8 +6,8 @@ use tch::{Kind, Tensor};
 use super::config::TinyVitConfig;
 use super::layers::{
     FoldedConv, LAYER_NORM_EPS, LayerNorm, Linear, Neck, Source, bhwc, gelu_in_place,
-    window_partition, window_unpartition,
 };
+use super::windows::Windows;
 use crate::weights::WeightsError;
 
 /// A TinyViT with SAM's neck.
@@ -112,7 +112,7 @@ impl MbConv {
     fn forward(&self, x_bhwc: &Tensor) -> Tensor {
         let hidden = gelu_in_place(self.conv1.forward(x_bhwc));
         let hidden = gelu_in_place(self.conv2.forward(&hidden, 1, hidden.size()[3]));
-        gelu_in_place(self.conv3.forward(&hidden) + x_bhwc)
+        gelu_in_place(self.conv3.forward(&hidden).g_add_(x_bhwc))
     }
 }
 
@@ -146,6 +146,8 @@ impl PatchMerging {
 struct AttentionBlock {
     norm: LayerNorm,
     qkv: Linear,
+    /// What the padding's zeros become by `norm` and `qkv`: (3 C)
+    padding_qkv: Tensor,
     proj: Linear,
     /// (1, heads, window * window, window * window)
     bias: Tensor,
@@ -165,9 +167,12 @@ impl AttentionBlock {
     ) -> Result<Self, WeightsError> {
         let window_size = config.window_sizes[stage];
         let (attn, mlp) = (source.at("attn"), source.at("mlp"));
+        let norm = LayerNorm::load(&attn.at("norm"), LAYER_NORM_EPS)?;
+        let qkv = Linear::load(&attn.at("qkv"))?;
         Ok(Self {
-            norm: LayerNorm::load(&attn.at("norm"), LAYER_NORM_EPS)?,
-            qkv: Linear::load(&attn.at("qkv"))?,
+            padding_qkv: qkv.forward(&norm.bias),
+            norm,
+            qkv,
             proj: Linear::load(&attn.at("proj"))?,
             bias: window_bias(&attn.tensor("attention_biases")?, window_size),
             local_conv: FoldedConv::load(&source.at("local_conv"))?,
@@ -182,24 +187,27 @@ impl AttentionBlock {
     /// (B, H, W, C) -> (B, H, W, C)
     fn forward(&self, x_bhwc: &Tensor) -> Tensor {
         let size = x_bhwc.size();
-        // Padding comes before the norm here, so padded tokens carry the norm's bias.
-        let (windows, padded) = window_partition(x_bhwc, self.window_size);
-        let windows = self.attention(&self.norm.forward(&windows));
-        let attended = window_unpartition(&windows, self.window_size, padded, (size[1], size[2]));
-        let x = x_bhwc + attended;
-        let x = self.local_conv.forward(&x, 1, size[3]);
+        let x = self.attention(x_bhwc).g_add_(x_bhwc);
+        let mut x = self.local_conv.forward(&x, 1, size[3]);
         let hidden = gelu_in_place(self.fc1.forward(&self.mlp_norm.forward(&x)));
-        x + self.fc2.forward(&hidden)
+        x.g_add_(&self.fc2.forward(&hidden))
     }
 
-    /// (windows, N, C) -> (windows, N, C)
-    fn attention(&self, x: &Tensor) -> Tensor {
-        let size = x.size();
-        let qkv = self.qkv.forward(x).view([size[0], size[1], self.num_heads, 3, -1]);
+    /// (B, H, W, C) -> (B, H, W, C)
+    ///
+    /// The published code pads each window's tokens with zeros before the norm; here only the
+    /// image's own tokens go through the linear layers.
+    fn attention(&self, x_bhwc: &Tensor) -> Tensor {
+        let size = x_bhwc.size();
+        let windows = Windows::new(size[1], size[2], self.window_size);
+        let qkv = self.qkv.forward(&self.norm.forward(x_bhwc));
+        let qkv = windows.cut(&qkv, Some(&self.padding_qkv));
+        let qkv =
+            qkv.view([-1, self.window_size.pow(2), self.num_heads, 3, size[3] / self.num_heads]);
         let [q, k, v] = [0, 1, 2].map(|part| qkv.select(3, part).transpose(1, 2));
         let bias = Some(&self.bias);
         let x = Tensor::scaled_dot_product_attention(&q, &k, &v, bias, 0.0, false, None, false);
-        self.proj.forward(&x.transpose(1, 2).reshape(&size[..]))
+        self.proj.forward(&windows.join(&x.transpose(1, 2).flatten(2, 3)))
     }
 }
 

@@ -19,6 +19,7 @@ use pipeline::{StreamError, TrainRecipe, TrainStream};
 use tch::Device;
 
 use self::training::Training;
+pub(crate) use self::training::{join_ranks, step_context};
 use crate::checkpoint::CheckpointError;
 use crate::config::TrainConfig;
 use crate::evaluate::EvalReport;

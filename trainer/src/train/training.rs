@@ -323,8 +323,8 @@ impl<'a> Training<'a> {
             images_per_second: self.config.train.global_batch as f64
                 / (step + data_wait).as_secs_f64(),
             data_wait_secs: data_wait.as_secs_f64(),
-            encode_secs: report.encode.as_secs_f64(),
-            decode_secs: report.decode.as_secs_f64(),
+            encode_secs: report.times.encode.as_secs_f64(),
+            decode_secs: (report.times.decode + report.times.loss_backward).as_secs_f64(),
             step_secs: step.as_secs_f64(),
             resident_bytes: memory::resident_bytes().unwrap_or(0),
         });
@@ -332,7 +332,7 @@ impl<'a> Training<'a> {
 }
 
 /// The process group of the rank environment, or a single process without one.
-fn join_ranks(
+pub(crate) fn join_ranks(
     config: &TrainConfig,
     options: &TrainOptions,
 ) -> Result<(World, DataParallel), TrainError> {
@@ -348,7 +348,8 @@ fn join_ranks(
     ranks::join(options.rank_env.as_ref(), options.device, timeout)
 }
 
-fn step_context(
+/// What a step needs, but for a feature cache.
+pub(crate) fn step_context(
     config: &TrainConfig,
     device: Device,
     model: SamHq,
@@ -366,6 +367,7 @@ fn step_context(
         seed: config.train.seed,
         global_batch: config.train.global_batch,
         micro_batch: config.train.micro_batch,
+        synchronize_parts: false,
     }
 }
 
@@ -383,7 +385,8 @@ fn open_feature_cache(
         Some(_) => sam_sha256.to_owned(),
         None => format!("random {}", config.train.seed),
     };
-    let model_key = format!("{weights} {encoder}");
+    let precision = if config.train.bf16 { " bf16" } else { "" };
+    let model_key = format!("{weights} {encoder}{precision}");
     let limit_bytes = (config.train.cache_limit_gib * f64::from(1 << 30)) as u64;
     FeatureCache::open(folder, &model_key, limit_bytes, world.world_size)
         .map(Some)

@@ -1,0 +1,332 @@
+//! Speed of the training step, measured on drawn samples: no data set and no weights are needed.
+
+use std::time::{Duration, Instant};
+
+use dataset::augment::{JitterParams, LargeScaleJitter};
+use dataset::prompt::PromptRecipe;
+use dataset::raster::{Mask255, RgbRaster};
+use dataset::rng::{Draw, sample_rng};
+use pipeline::Batch;
+use serde::Serialize;
+use tch::{Device, Kind, Tensor};
+
+use crate::config::TrainConfig;
+use crate::model::{EncoderConfig, Precision, computed_flop, multiplies_bf16, published_flop};
+use crate::part_clock::{PartClock, StepTimes};
+use crate::run::load_frozen_sam;
+use crate::step::{StepContext, train_step};
+use crate::train::{TrainError, TrainOptions, join_ranks, step_context};
+
+/// Rows and columns of the drawn pictures, before they are scaled to the encoder's input.
+const PICTURE_HW: (usize, usize) = (800, 1200);
+/// Side of the matrices whose product is the floor, and how often it is taken.
+const FLOOR_SIDE: i64 = 3072;
+const FLOOR_REPETITIONS: usize = 4;
+
+/// How long to measure.
+#[derive(Clone, Copy, Debug)]
+pub struct BenchOptions {
+    /// Samples a step and rank.
+    pub batch: usize,
+    /// Steps measured.
+    pub steps: usize,
+    /// Steps before them that do not count.
+    pub warm_up: usize,
+}
+
+/// Medians over the measured steps of one rank.
+#[derive(Clone, Debug, Serialize)]
+pub struct BenchReport {
+    /// `Cpu` or `Cuda(index)`.
+    pub device: String,
+    /// Threads of libtorch.
+    pub threads: i32,
+    /// `float32` or `bfloat16`, of the frozen encoder.
+    pub precision: &'static str,
+    /// Whether the device multiplies bfloat16 itself.
+    pub native_bf16: bool,
+    /// Whether the frozen weights are random, for lack of a checkpoint.
+    pub random_weights: bool,
+    /// Samples a step and rank.
+    pub batch: usize,
+    /// Steps measured.
+    pub steps: usize,
+    /// Ranks.
+    pub world_size: usize,
+    /// Seconds of a step and of its parts.
+    pub seconds: PartSeconds,
+    /// Of all ranks, from the whole step without the data, which threads prepare meanwhile.
+    pub images_per_second: f64,
+    /// The encoder beside the matrix products it consists of.
+    pub encoder: EncoderShare,
+    /// Loss of the first and the last step: real training steps on the same samples.
+    pub losses: [f64; 2],
+    /// Most memory that the process ever held, in MiB.
+    pub peak_resident_mib: u64,
+}
+
+/// Seconds of a step.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct PartSeconds {
+    /// From the batch in memory to the update.
+    pub step: f64,
+    /// Scaling, cropping and prompts of one batch on one thread, outside of the step.
+    pub data: f64,
+    /// Frozen encoder.
+    pub encoder: f64,
+    /// Prompt encoder and HQ decoder.
+    pub decoder: f64,
+    /// Loss and backward.
+    pub loss_backward: f64,
+    /// All-reduce and what the host reads of it.
+    pub all_reduce: f64,
+    /// Adam.
+    pub optimizer: f64,
+}
+
+/// What share of the possible speed the encoder reaches.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct EncoderShare {
+    /// 1e9 operations an image as published, with linear layers over padded windows.
+    pub published_gflop_per_image: f64,
+    /// 1e9 operations an image as computed here.
+    pub gflop_per_image: f64,
+    /// 1e9 operations a second of the encoder.
+    pub gflop_per_second: f64,
+    /// The same of one large matrix product in the type in which products are taken.
+    pub floor_gflop_per_second: f64,
+    /// The encoder's speed as a share of that.
+    pub share_of_floor: f64,
+}
+
+/// Measures real training steps: the same drawn samples in each, prompts of the kinds that the
+/// configuration names in turn. A checkpoint that does not exist is replaced by random weights.
+///
+/// # Errors
+/// See [`TrainError`].
+pub fn bench(
+    config: &TrainConfig,
+    train: &TrainOptions,
+    options: BenchOptions,
+) -> Result<BenchReport, TrainError> {
+    let mut config = config.clone();
+    config.model.checkpoint.take_if(|path| !path.exists());
+    let encoder = config.model.encoder.resolve()?;
+    config.train.global_batch = options.batch;
+    let (world, data_parallel) = join_ranks(&config, train)?;
+    config.train.global_batch = options.batch * world.world_size;
+    let (model, _) = load_frozen_sam(&config, train.device)?;
+    let context = step_context(&config, train.device, model, data_parallel);
+    let mut context = StepContext { synchronize_parts: true, ..context };
+
+    let measured = measure(&config, &encoder, options, world.rank, &mut context)?;
+    let seconds = measured.seconds();
+    let gflop_per_image = computed_flop(&encoder) / 1e9;
+    let gflop_per_second = gflop_per_image * options.batch as f64 / seconds.encoder;
+    let precision = config.train.encoder_precision();
+    let floor = floor_gflop_per_second(precision, train.device);
+    let loss = |loss: Option<&f64>| loss.copied().unwrap_or(f64::NAN);
+    Ok(BenchReport {
+        device: format!("{:?}", train.device),
+        threads: tch::get_num_threads(),
+        precision: match precision {
+            Precision::Float32 => "float32",
+            Precision::BFloat16 => "bfloat16",
+        },
+        native_bf16: multiplies_bf16(train.device),
+        random_weights: config.model.checkpoint.is_none(),
+        batch: options.batch,
+        steps: options.steps,
+        world_size: world.world_size,
+        images_per_second: config.train.global_batch as f64 / seconds.step,
+        seconds,
+        encoder: EncoderShare {
+            published_gflop_per_image: published_flop(&encoder) / 1e9,
+            gflop_per_image,
+            gflop_per_second,
+            floor_gflop_per_second: floor,
+            share_of_floor: gflop_per_second / floor,
+        },
+        losses: [loss(measured.losses.first()), loss(measured.losses.last())],
+        peak_resident_mib: measured.peak_resident_mib,
+    })
+}
+
+/// What was measured, step by step.
+struct Measured {
+    data: Vec<Duration>,
+    steps: Vec<(Duration, StepTimes)>,
+    /// Those of the warm-up included.
+    losses: Vec<f64>,
+    peak_resident_mib: u64,
+}
+
+impl Measured {
+    fn seconds(&self) -> PartSeconds {
+        let part =
+            |of: fn(&StepTimes) -> Duration| median(self.steps.iter().map(|(_, times)| of(times)));
+        PartSeconds {
+            step: median(self.steps.iter().map(|(whole, _)| *whole)),
+            data: median(self.data.iter().copied()),
+            encoder: part(|times| times.encode),
+            decoder: part(|times| times.decode),
+            loss_backward: part(|times| times.loss_backward),
+            all_reduce: part(|times| times.all_reduce),
+            optimizer: part(|times| times.optimizer),
+        }
+    }
+}
+
+fn measure(
+    config: &TrainConfig,
+    encoder: &EncoderConfig,
+    options: BenchOptions,
+    rank: usize,
+    context: &mut StepContext,
+) -> Result<Measured, TrainError> {
+    let (mut data, mut steps, mut losses) = (Vec::new(), Vec::new(), Vec::new());
+    for step in 0..options.warm_up + options.steps {
+        let start = Instant::now();
+        let batch = drawn_batch(config, encoder, options.batch, rank);
+        let drawn = start.elapsed();
+        let start = Instant::now();
+        let report = train_step(context, &batch, config.train.lr, false)?;
+        losses.push(report.loss_mask + report.loss_dice);
+        if step >= options.warm_up {
+            data.push(drawn);
+            steps.push((start.elapsed(), report.times));
+        }
+    }
+    Ok(Measured { data, steps, losses, peak_resident_mib: peak_resident_mib() })
+}
+
+fn median(durations: impl Iterator<Item = Duration>) -> f64 {
+    let mut seconds: Vec<f64> = durations.map(|duration| duration.as_secs_f64()).collect();
+    seconds.sort_by(f64::total_cmp);
+    seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Ellipses on noise, scaled to the encoder's input as a training sample is.
+fn drawn_batch(config: &TrainConfig, encoder: &EncoderConfig, size: usize, rank: usize) -> Batch {
+    let side = encoder.img_size() as usize;
+    let jitter = LargeScaleJitter { output_size: side, scale_range: [1.0, 1.0] };
+    let params = JitterParams { random_scale: 1.0, crop_offset_yx: [0, 0] };
+    let (mut images, mut masks) = (Vec::new(), Vec::new());
+    let (mut prompts, mut sample_ids) = (Vec::new(), Vec::new());
+    for index in 0..size {
+        let (image, mask) = drawn_pair(index);
+        let (image, mask) = jitter.apply(&params, &image, &mask);
+        let sample_id = format!("drawn/{rank}/{index}");
+        let kinds = &config.prompt.kinds;
+        let recipe =
+            PromptRecipe { kinds: vec![kinds[index % kinds.len()]], ..config.prompt.recipe() };
+        let mut rng = sample_rng(config.train.seed, 0, &sample_id, Draw::Prompt);
+        prompts.extend(recipe.draw_all(&mut rng, &mask));
+        images.extend(image.pixels);
+        masks.extend(mask.pixels);
+        sample_ids.push(sample_id);
+    }
+    Batch {
+        epoch: 0,
+        step: 0,
+        height: side,
+        width: side,
+        images: images.into(),
+        masks: masks.into(),
+        prompts,
+        sample_ids,
+    }
+}
+
+/// A picture of noise with an ellipse, and the ellipse; `index` decides its size.
+fn drawn_pair(index: usize) -> (RgbRaster, Mask255) {
+    let (height, width) = PICTURE_HW;
+    let radius = 120.0 + 40.0 * (index % 5) as f64;
+    let inside = |y: usize, x: usize| {
+        let (y, x) = (y as f64 - 400.0, (x as f64 - 600.0) / 1.5);
+        y * y + x * x < radius * radius
+    };
+    let cells = (0..height).flat_map(|y| (0..width).map(move |x| (y, x)));
+    let mask: Vec<u8> = cells.map(|(y, x)| if inside(y, x) { 255 } else { 0 }).collect();
+    let noise = (0..height * width * 3).map(|at| (at.wrapping_mul(2_654_435_761) >> 13) as u8 / 2);
+    let pixels = noise.zip(mask.iter().flat_map(|&value| [value; 3]));
+    let pixels = pixels.map(|(noise, value)| noise + value / 2).collect();
+    (RgbRaster { height, width, pixels }, Mask255 { height, width, pixels: mask })
+}
+
+/// 1e9 operations a second of a large matrix product in the type in which the encoder multiplies.
+fn floor_gflop_per_second(precision: Precision, device: Device) -> f64 {
+    let kind = match precision {
+        Precision::BFloat16 if multiplies_bf16(device) => Kind::BFloat16,
+        _ => Kind::Float,
+    };
+    let matrix = || Tensor::randn([FLOOR_SIDE, FLOOR_SIDE], (Kind::Float, device)).to_kind(kind);
+    let (left, right) = (matrix(), matrix());
+    let mut clock = PartClock::start(device, true);
+    let fastest = (0..=FLOOR_REPETITIONS).map(|_| {
+        let _ = left.matmul(&right);
+        clock.lap()
+    });
+    let seconds = fastest.min().map_or(f64::NAN, |fastest| fastest.as_secs_f64());
+    2.0 * (FLOOR_SIDE as f64).powi(3) / seconds / 1e9
+}
+
+/// Most memory that this process held so far, as Linux counts it; 0 elsewhere.
+fn peak_resident_mib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let kib = peak.and_then(|text| text.split_whitespace().next()?.parse::<u64>().ok());
+    kib.unwrap_or(0) / 1024
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::AtomicBool;
+
+    use super::*;
+
+    const SMALL: &str = r#"
+        output = "unused"
+        [model]
+        checkpoint = "no/such/file.pth"
+        [model.encoder]
+        kind = "vit"
+        img_size = 64
+        embed_dim = 16
+        depth = 2
+        num_heads = 2
+        window_size = 3
+        global_attn_indexes = [1]
+        [data]
+        path = "no/such/data"
+        [prompt]
+        kinds = ["box", "points"]
+    "#;
+
+    #[test]
+    fn steps_on_drawn_samples_train_and_every_part_is_timed() {
+        for bf16 in [false, true] {
+            let mut config: TrainConfig = toml::from_str(SMALL).unwrap();
+            config.train.bf16 = bf16;
+            let stop = Arc::new(AtomicBool::new(false));
+            let train = TrainOptions { resume: false, device: Device::Cpu, rank_env: None, stop };
+            let options = BenchOptions { batch: 3, steps: 4, warm_up: 0 };
+            let report = bench(&config, &train, options).unwrap();
+            let seconds = &report.seconds;
+            let parts = [
+                seconds.data,
+                seconds.encoder,
+                seconds.decoder,
+                seconds.loss_backward,
+                seconds.all_reduce,
+                seconds.optimizer,
+            ];
+            assert!(parts.iter().all(|&part| part > 0.0), "{report:?}");
+            assert!(parts[1..].iter().sum::<f64>() < 2.0 * seconds.step, "{report:?}");
+            assert!(report.losses[1] < report.losses[0], "{report:?}");
+            assert_eq!(report.precision, if bf16 { "bfloat16" } else { "float32" });
+            assert!(report.random_weights && report.peak_resident_mib > 0);
+        }
+    }
+}
