@@ -53,7 +53,9 @@ impl Training<'_> {
                 sample_ids,
             });
         }
-        tracing::warn!(epoch, step, "skipped, not finite; samples {}", sample_ids.join(", "));
+        if self.world.rank == 0 {
+            tracing::warn!(epoch, step, "skipped, not finite; samples {}", sample_ids.join(", "));
+        }
         Ok(())
     }
 

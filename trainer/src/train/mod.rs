@@ -123,10 +123,7 @@ pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, Tr
     )?;
     let steps_per_epoch = stream.steps_per_epoch();
     if steps_per_epoch == 0 {
-        return Err(TrainError::Config(format!(
-            "split `{}` has fewer samples than train.global_batch = {}",
-            config.data.split, config.train.global_batch
-        )));
+        return Err(too_few_samples(config));
     }
     training.log.start(&training.position, steps_per_epoch, config.train.epochs);
 
@@ -138,18 +135,18 @@ pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, Tr
         let lr = config.train.lr_at(batch.epoch);
         let stepping = Instant::now();
         let stop = options.stop.load(Ordering::Relaxed) || parent_of_rank(options) != parent;
-        let mut stop_agreed = false;
-        match train_step(&mut training.context, &batch, lr, stop) {
-            Ok(report) => {
-                training.advance(batch.epoch, batch.step, steps_per_epoch);
-                training.log_step(&batch, &report, lr, data_wait, stepping.elapsed());
-                stop_agreed = report.stop;
-            }
+        let report = match train_step(&mut training.context, &batch, lr, stop) {
+            Ok(report) => Some(report),
             Err(error) => {
                 training.not_finite(&batch, error)?;
-                training.skip(batch.epoch, batch.step, steps_per_epoch);
+                None
             }
+        };
+        training.advance(batch.epoch, batch.step, steps_per_epoch, report.is_some());
+        if let Some(report) = &report {
+            training.log_step(&batch, report, lr, data_wait, stepping.elapsed());
         }
+        let stop_agreed = report.is_some_and(|report| report.stop);
 
         let epoch_ended = training.position.step == 0;
         if epoch_ended || stop_agreed || training.checkpoint_is_due()? {
@@ -173,6 +170,13 @@ pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, Tr
     training.assert_frozen()?;
     training.log.finish();
     Ok(Outcome::Finished { reports })
+}
+
+fn too_few_samples(config: &TrainConfig) -> TrainError {
+    TrainError::Config(format!(
+        "split `{}` has fewer samples than train.global_batch = {}",
+        config.data.split, config.train.global_batch
+    ))
 }
 
 /// The launcher of this rank. When it changes, the launcher is gone: nobody would end this rank when

@@ -152,21 +152,17 @@ impl<'a> Training<'a> {
         std::fs::write(&path, text).map_err(|source| TrainError::Io { path, source })
     }
 
-    pub(super) fn advance(&mut self, epoch: u64, step: u64, steps_per_epoch: u64) {
+    /// Goes to the next step; `updated` is false for a step that was skipped.
+    pub(super) fn advance(&mut self, epoch: u64, step: u64, steps_per_epoch: u64, updated: bool) {
         self.global_step += 1;
-        self.skipped = 0;
+        if updated {
+            self.skipped = 0;
+        }
         self.position = if step + 1 == steps_per_epoch {
             Position { epoch: epoch + 1, step: 0 }
         } else {
             Position { epoch, step: step + 1 }
         };
-    }
-
-    /// The same for a step without an update.
-    pub(super) fn skip(&mut self, epoch: u64, step: u64, steps_per_epoch: u64) {
-        let skipped = self.skipped;
-        self.advance(epoch, step, steps_per_epoch);
-        self.skipped = skipped;
     }
 
     /// Whether the steps or minutes between checkpoints are over; rank 0 has the clock.
