@@ -128,7 +128,8 @@ impl<'a> Jpeg<'a> {
 /// All rows; `None` where the scan is damaged.
 fn whole(mut rows: Strips<'_>) -> Option<RgbRaster> {
     let (height, width) = rows.size_hw();
-    let mut pixels = Vec::with_capacity(height * width * 3);
+    let mut pixels = Vec::new();
+    pixels.try_reserve_exact(height * width * 3).ok()?;
     for y in 0..height {
         pixels.extend_from_slice(rows.row(y)?);
     }

@@ -1,7 +1,9 @@
 //! Images: colour modes, orientations, the pixels of JPEG files, scaled decodes.
 
-use dataset::codec::{ImageFile, decode_image, decode_mask, encode_mask_png};
-use dataset::raster::RgbRaster;
+use dataset::augment::LargeScaleJitter;
+use dataset::codec::{ImageFile, StoredMask, decode_image, decode_mask, encode_mask_png};
+use dataset::raster::{Mask255, RgbRaster};
+use dataset::rng::{Draw, sample_rng};
 use image::{GrayImage, ImageBuffer, Luma, Rgb, RgbImage, Rgba, RgbaImage};
 
 use crate::support::{
@@ -49,6 +51,41 @@ fn jpeg_pixels_are_those_of_libjpeg_turbo() {
         let most = found.pixels.iter().zip(&expected.pixels).map(differs).max();
         assert_eq!(most, Some(0), "{name}");
     }
+}
+
+/// What a crop makes of a file, of which it decodes no more than it needs, is what it makes of all
+/// pixels, again those of Pillow.
+#[test]
+fn a_crop_of_a_file_is_the_crop_of_its_pixels() {
+    let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+    let jitter = LargeScaleJitter { output_size: 32, scale_range: [0.1, 4.0] };
+    for name in ["420", "422", "444", "420_restarts"] {
+        let read = |kind: &str| std::fs::read(format!("{fixtures}/texture_{name}.{kind}")).unwrap();
+        let (jpeg, image) = (read("jpg"), decode_image(&read("png"), &limits()).unwrap());
+        let size = (image.height, image.width);
+        let pixels = image.pixels.as_chunks::<3>().0.iter().map(|pixel| pixel[0]).collect();
+        let mask = Mask255 { height: size.0, width: size.1, pixels };
+        let stored = encode_mask_png(&mask);
+        for seed in 0..60 {
+            let mut rng = sample_rng(seed, 0, name, Draw::Augment);
+            let part = jitter.part(&jitter.draw(&mut rng, size), size);
+            let flip = seed % 2 == 1;
+            let (mut found, mut expected) = (vec![7; 32 * 32 * 3], vec![9; 32 * 32 * 3]);
+            let file = ImageFile::open(&jpeg, &limits()).unwrap();
+            assert!(part.of_image_rows(flip, file.rows(None).unwrap(), &mut found));
+            part.of_image(flip, &image, &mut expected);
+            assert!(found == expected, "image {name}, seed {seed}");
+            let (mut found, mut expected) = (vec![7; 32 * 32], vec![9; 32 * 32]);
+            assert!(part.of_stored_mask(flip, StoredMask::open(&stored).unwrap(), &mut found));
+            part.of_mask(flip, &mask, &mut expected);
+            assert!(found == expected, "mask {name}, seed {seed}");
+        }
+    }
+    // Only what is stored like a data set's masks is read as such.
+    assert!(StoredMask::open(include_bytes!("../fixtures/interlaced_mask.png")).is_none());
+    assert!(StoredMask::open(include_bytes!("../fixtures/voc_palette.png")).is_none());
+    assert!(StoredMask::open(include_bytes!("../fixtures/one_bit.png")).is_none());
+    assert!(StoredMask::open(b"").is_none());
 }
 
 #[test]
