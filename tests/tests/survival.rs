@@ -358,3 +358,24 @@ fn training_changes_the_25_hq_tensors_and_nothing_else() {
         "an HQ tensor did not change"
     );
 }
+
+#[test]
+fn a_rank_beats_at_each_step_and_a_mistake_is_not_started_again() {
+    let folder = tiny();
+    let folder = folder.path();
+    let beat = folder.join("beat");
+    let output = Command::new(tests::program("hqsam"))
+        .args(["train", "tiny.toml", "--set", "train.epochs=1"])
+        .current_dir(folder)
+        .env("LAUNCH_HEARTBEAT_FILE", &beat)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let beat = std::fs::read_to_string(&beat).unwrap();
+    assert_eq!(beat.split_whitespace().next(), Some("4"), "{beat}");
+    // A second round would resume, and succeed.
+    let again = tests::run(folder, "launch", &["--procs", "2", "--max-restarts", "3", "tiny.toml"]);
+    let stderr = String::from_utf8_lossy(&again.stderr);
+    assert_eq!(again.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains("add --resume to go on"), "{stderr}");
+}

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pipeline::fetch::FetchError;
+use trainer::train::TrainError;
 
 fn main() -> ExitCode {
     if let Some(mut command) = trainer::allocator::restart_with_settings() {
@@ -31,19 +32,24 @@ fn main() -> ExitCode {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cli::run(arguments)));
     let (message, code) = match outcome {
         Ok(Ok(())) => return ExitCode::SUCCESS,
-        Ok(Err(error)) => {
-            let fetch = error.downcast_ref::<FetchError>();
-            (
-                format!("{error:#}"),
-                fetch.map_or(ExitCode::FAILURE, |error| error.exit_code().into()),
-            )
-        }
+        Ok(Err(error)) => (format!("{error:#}"), exit_code(&error)),
         Err(panic) => {
             (format!("internal error: {}", panic_message(panic.as_ref())), ExitCode::FAILURE)
         }
     };
     tracing::error!("{message}");
     code
+}
+
+/// Wrong settings end with 2, so that a launcher does not start the same again.
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    if let Some(error) = error.downcast_ref::<FetchError>() {
+        return error.exit_code().into();
+    }
+    match error.downcast_ref::<TrainError>() {
+        Some(TrainError::Config(_)) => ExitCode::from(2),
+        _ => ExitCode::FAILURE,
+    }
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {

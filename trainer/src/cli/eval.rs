@@ -1,5 +1,6 @@
 //! `hqsam eval`.
 
+use std::cell::Cell;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use dataset::order::World;
 use indicatif::ProgressBar;
-use launch::rank_env::RankEnv;
+use launch::rank_env::{Heartbeat, RankEnv};
 use pipeline::Dataset;
 use sha2::{Digest, Sha256};
 use tch::Device;
@@ -111,6 +112,7 @@ fn run_rank(arguments: &EvalArguments, device: Device, rank_env: Option<&RankEnv
     let (world, data_parallel) = ranks::join(rank_env, device, timeout)?;
     let weights = checkpoint::digest(&model.hq_parameters().into_iter().collect());
     agree(&data_parallel, device, &[weights, dataset.manifest_sha256(), format!("{section:?}")])?;
+    let (heartbeat, batches) = (Heartbeat::from_env(), Cell::new(0));
     let mut reports = Vec::new();
     for split in &section.splits {
         let rows = dataset.num_samples(split)?;
@@ -123,6 +125,10 @@ fn run_rank(arguments: &EvalArguments, device: Device, rank_env: Option<&RankEnv
             feature_cache: None,
             pictures: PictureWish { worst: arguments.worst, fixed: 0 },
             progress: bar(split, section.limit.map_or(rows, |limit| limit.min(rows)), world),
+            on_batch: &|| {
+                batches.set(batches.get() + 1);
+                heartbeat.beat(batches.get());
+            },
         };
         let Evaluation { report, pictures } =
             evaluate(&context, &dataset, split, &section, arguments.threads)?;

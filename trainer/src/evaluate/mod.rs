@@ -54,6 +54,8 @@ pub struct EvalContext<'a> {
     pub pictures: PictureWish,
     /// Bar advanced by one per image of this rank.
     pub progress: ProgressBar,
+    /// Called after each batch of this rank.
+    pub on_batch: &'a dyn Fn(),
 }
 
 /// A report, and pictures of some of its images.
@@ -103,6 +105,7 @@ pub fn evaluate(
             scores.extend(score(context, &batch, protocol, config, &mut gallery));
         }
         context.progress.inc(samples.len() as u64);
+        (context.on_batch)();
     }
     let images = gather(context, &scores, &config.protocols)?;
     let pictures = gallery.gather(context.data_parallel, context.device)?;

@@ -130,6 +130,7 @@ pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, Tr
     let mut reports = if training.owes_evaluation()? { training.evaluate()? } else { Vec::new() };
     loop {
         let waiting = Instant::now();
+        training.heartbeat.beat(training.global_step);
         let Some(batch) = stream.next_batch()? else { break };
         let data_wait = waiting.elapsed();
         let lr = config.train.lr_at(batch.epoch);

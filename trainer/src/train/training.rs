@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use dataset::order::World;
+use launch::rank_env::Heartbeat;
 use pipeline::{Batch, Dataset, Position};
 use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
@@ -49,6 +50,8 @@ pub(super) struct Training<'a> {
     pub(super) sam_sha256: String,
     frozen: Frozen,
     saver: Saver,
+    /// Beaten before each step and for each evaluated batch: the launcher ends ranks that hang.
+    pub(super) heartbeat: Heartbeat,
     last_save: Instant,
     /// Held by rank 0 while it lives, so that no two runs write into one folder.
     _lock: Option<File>,
@@ -87,6 +90,7 @@ impl<'a> Training<'a> {
             skipped: 0,
             frozen,
             saver: Saver::new(&config.output, config.train.keep_last),
+            heartbeat: Heartbeat::from_env(),
             last_save: Instant::now(),
             _lock: lock,
             data_sha256: dataset.manifest_sha256(),
@@ -263,6 +267,7 @@ impl<'a> Training<'a> {
                 data_parallel: &self.context.data_parallel,
                 feature_cache: self.context.feature_cache.as_ref(),
                 pictures: PictureWish { worst: 0, fixed: OVERLAYS },
+                on_batch: &|| self.heartbeat.beat(self.global_step),
                 progress: self.log.evaluation_bar(split, rows / self.world.world_size as u64),
             };
             let threads = self.config.data.threads;
