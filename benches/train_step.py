@@ -19,7 +19,10 @@ SETS = {"vit_b": ("hqsam_b", 2.0, 4.0), "vit_tiny": ("hqsam_tiny", 1.5, 2.0)}
 
 
 def output_of(*command):
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    report = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    # A round takes minutes: what is measured stays readable if the run is broken off.
+    print(json.dumps(report), file=sys.stderr, flush=True)
+    return report
 
 
 def ours(config, bf16):
