@@ -75,6 +75,8 @@ def main():
                     f"  hqseg, {mode:<10} {cpu:8.2f}   {peer / cpu:5.2f} times as fast{wanted}; "
                     f"{cpu / floor:.2f} times the floor; at most {middle(rows[mode], 'peak_resident_mib')} MiB"
                 )
+            alone = [middle(rows["exact"], f"{part}_ms") for part in ("decode_image", "decode_mask", "resample")]
+            print("  hqseg, parts alone  image {:.2f}, mask {:.2f}, resampling {:.2f}".format(*alone))
             print(f"  floor             {floor:8.2f}   image and mask decoded by Pillow (libjpeg-turbo) alone")
 
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use clap::{Args, Subcommand};
+use dataset::augment::{PairMut, stretch_into};
 use dataset::codec::{DecodeLimits, decode_image, decode_mask};
 use dataset::order::World;
 use pipeline::{Dataset, DecodeMode, Position, TrainRecipe, TrainStream};
@@ -64,8 +65,11 @@ struct StreamSpeed {
     sample_ms: f64,
     /// Of these, for decoding the image alone.
     decode_image_ms: f64,
-    /// And for decoding the mask alone.
+    /// And for decoding the mask alone. Both of whole pictures: a sample decodes what its crop
+    /// keeps.
     decode_mask_ms: f64,
+    /// For resampling both to a square of 1024 pixels, once they are decoded.
+    resample_ms: f64,
     /// All milliseconds over those of decoding: 1 would be decoding and nothing else.
     times_decoding: f64,
     /// Resident memory, MiB, at the end of each epoch that was seen to its end.
@@ -81,8 +85,8 @@ pub(super) fn run(arguments: &BenchArguments) -> CliResult {
     };
     let dataset = Arc::new(Dataset::open(&arguments.dataset)?);
     let rows = dataset.num_samples(&arguments.split)?;
-    let (decode_image_ms, decode_mask_ms) =
-        decode_alone(&dataset, &arguments.split, arguments.samples.min(rows))?;
+    let [decode_image_ms, decode_mask_ms, resample_ms] =
+        parts_alone(&dataset, &arguments.split, arguments.samples.min(rows))?;
     let threads = match arguments.threads {
         0 => std::thread::available_parallelism().map_or(1, usize::from),
         threads => threads,
@@ -100,6 +104,7 @@ pub(super) fn run(arguments: &BenchArguments) -> CliResult {
         sample_ms,
         decode_image_ms,
         decode_mask_ms,
+        resample_ms,
         times_decoding: sample_ms / (decode_image_ms + decode_mask_ms),
         resident_mib_by_epoch: streamed.resident_mib_by_epoch,
         peak_resident_mib: status_mib("VmHWM:"),
@@ -116,8 +121,9 @@ pub(super) fn run(arguments: &BenchArguments) -> CliResult {
     )?;
     writeln!(
         out,
-        "{sample_ms:.2} ms a sample and thread, {decode_image_ms:.2} of them to decode the image and \
-         {decode_mask_ms:.2} the mask: {:.2} times decoding alone",
+        "{sample_ms:.2} ms a sample and thread. Alone and of whole pictures: {decode_image_ms:.2} ms \
+         to decode the image, {decode_mask_ms:.2} the mask, {resample_ms:.2} to resample both; a \
+         sample is {:.2} times decoding",
         speed.times_decoding
     )?;
     writeln!(
@@ -128,26 +134,32 @@ pub(super) fn run(arguments: &BenchArguments) -> CliResult {
     Ok(())
 }
 
-/// Milliseconds per sample to decode the first rows of a split on this thread, image and mask.
-fn decode_alone(
+/// Milliseconds per sample, on this thread, to decode the image of the first rows of a split, the
+/// mask, and to resample both.
+fn parts_alone(
     dataset: &Dataset,
     split: &str,
     rows: u64,
-) -> Result<(f64, f64), Box<dyn std::error::Error>> {
+) -> Result<[f64; 3], Box<dyn std::error::Error>> {
     let limits = DecodeLimits::none();
-    let mut seconds = (0.0, 0.0);
+    let mut seconds = [0.0; 3];
+    let side = 1024;
+    let (mut image_target, mut mask_target) = (vec![0; side * side * 3], vec![0; side * side]);
     for row in 0..rows {
         let sample = dataset.read_stored(split, row)?;
         let started = Instant::now();
         let image = decode_image(&sample.image_bytes, &limits)?;
-        seconds.0 += started.elapsed().as_secs_f64();
+        seconds[0] += started.elapsed().as_secs_f64();
         let started = Instant::now();
         let mask = decode_mask(&sample.mask_bytes, &limits)?;
-        seconds.1 += started.elapsed().as_secs_f64();
-        std::hint::black_box((image, mask));
+        seconds[1] += started.elapsed().as_secs_f64();
+        let started = Instant::now();
+        let mut target = PairMut { side, image: &mut image_target, mask: &mut mask_target };
+        stretch_into(false, &image, &mask, &mut target);
+        seconds[2] += started.elapsed().as_secs_f64();
+        std::hint::black_box(&target);
     }
-    let per_row = 1e3 / rows.max(1) as f64;
-    Ok((seconds.0 * per_row, seconds.1 * per_row))
+    Ok(seconds.map(|seconds| seconds * 1e3 / rows.max(1) as f64))
 }
 
 /// What was seen of a stream.
