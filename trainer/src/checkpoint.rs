@@ -151,13 +151,16 @@ pub fn retain(run_dir: &Path, keep_last: usize) -> Result<(), CheckpointError> {
     Ok(())
 }
 
+/// A checkpoint and where it lies.
+pub type Found = (PathBuf, Checkpoint);
+
 /// The newest checkpoint that can be read, if any, and what is wrong with each newer one.
 ///
 /// # Errors
 /// The folder cannot be read, or it holds checkpoints and none can be: the newest one's error.
 pub fn load_newest(
     run_dir: &Path,
-) -> Result<(Option<(PathBuf, Checkpoint)>, Vec<CheckpointError>), CheckpointError> {
+) -> Result<(Option<Found>, Vec<CheckpointError>), CheckpointError> {
     let mut damaged = Vec::new();
     for path in list(run_dir)?.into_iter().rev() {
         match load(&path) {

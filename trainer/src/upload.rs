@@ -5,7 +5,6 @@ use tch::{Device, Tensor};
 
 /// `values` (one dimension) on `device`. A GPU copies from pinned memory while the host goes on;
 /// libtorch keeps that memory until the copy is done.
-#[must_use]
 pub fn upload<T: Element>(values: &[T], device: Device) -> Tensor {
     let host = Tensor::from_slice(values);
     match device {

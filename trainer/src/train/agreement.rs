@@ -47,7 +47,7 @@ pub(super) fn differences(saved: &str, now: &str, resuming: bool) -> Vec<String>
     let shown = |value: Option<&String>| value.map_or("not set", String::as_str).to_owned();
     keys.into_iter()
         .filter(|key| saved.get(*key) != now.get(*key) && !is_free(key))
-        .filter(|key| !(resuming && saved.get(*key).is_none()))
+        .filter(|key| !resuming || saved.contains_key(*key))
         .map(|key| {
             format!("{key} was {} and is now {}", shown(saved.get(key)), shown(now.get(key)))
         })

@@ -19,7 +19,7 @@ use trainer::run;
 
 pub(crate) use images::{ImageFile, images};
 use list::ListedObject;
-use output::{Format, Outputs, Target};
+use output::{CocoIds, Format, Outputs, Target};
 pub(crate) use output::{write_json, write_png};
 use prompt_text::ObjectText;
 
@@ -207,8 +207,8 @@ fn prompts(objects: &Objects, image: &RgbRaster, side: usize) -> Result<Vec<Imag
     }
 }
 
-/// `image_id` and, for each object, its category and the detection's score.
-fn coco_ids(task: &Task) -> Option<(u64, Vec<(u64, Option<f64>)>)> {
+/// Of an image that a COCO file names.
+fn coco_ids(task: &Task) -> Option<CocoIds> {
     let Objects::Listed(objects) = &task.objects else { return None };
     let ids = objects.iter().map(|object| (object.category_id, object.score)).collect();
     task.image_id.map(|image_id| (image_id, ids))

@@ -28,9 +28,11 @@ pub(super) enum Format {
 pub(super) struct Target<'a> {
     pub(super) image: &'a RgbRaster,
     pub(super) file: &'a ImageFile,
-    /// `image_id` and, of each object, category and the detection's score.
-    pub(super) coco: Option<(u64, Vec<(u64, Option<f64>)>)>,
+    pub(super) coco: Option<CocoIds>,
 }
+
+/// `image_id` and, of each object, category and the detection's score.
+pub(super) type CocoIds = (u64, Vec<(u64, Option<f64>)>);
 
 /// One mask of the JSON list.
 #[derive(Serialize)]
