@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::TryRecvError;
 
 type Job = Box<dyn FnOnce() + Send>;
 
@@ -18,14 +19,15 @@ pub(crate) type Slot<T> = oneshot::Receiver<T>;
 #[derive(Clone)]
 pub(crate) struct Workers {
     jobs: Sender<Job>,
+    queue: Arc<Mutex<Receiver<Job>>>,
 }
 
 impl Workers {
-    /// Starts `threads` threads (at least one), named `name`.
+    /// Starts `threads` threads, named `name`. Without any, jobs run in [`Workers::wait`] alone.
     pub(crate) fn start(name: &str, threads: usize) -> std::io::Result<(Self, WorkerThreads)> {
         let (jobs, queue) = channel::<Job>();
         let queue = Arc::new(Mutex::new(queue));
-        let threads = (0..threads.max(1))
+        let threads = (0..threads)
             .map(|index| {
                 let queue = Arc::clone(&queue);
                 std::thread::Builder::new()
@@ -33,7 +35,30 @@ impl Workers {
                     .spawn(move || work(&queue))
             })
             .collect::<std::io::Result<_>>()?;
-        Ok((Self { jobs }, WorkerThreads(threads)))
+        Ok((Self { jobs, queue }, WorkerThreads(threads)))
+    }
+
+    /// The answer of a job; `None` if it panicked. Where it is not there yet, this thread works through the queue.
+    pub(crate) fn wait<T>(&self, mut slot: Slot<T>) -> Option<T> {
+        loop {
+            match slot.try_recv() {
+                Err(TryRecvError::Empty) if self.help() => {}
+                Err(TryRecvError::Empty) => return slot.blocking_recv().ok(),
+                answered => return answered.ok(),
+            }
+        }
+    }
+
+    /// Runs the next job, if one is left. A thread that waits for one holds the lock: then none is.
+    fn help(&self) -> bool {
+        let job = match self.queue.try_lock() {
+            Ok(queue) => queue.try_recv(),
+            Err(_) => return false,
+        };
+        job.is_ok_and(|job| {
+            run(job);
+            true
+        })
     }
 
     /// Queues a job. The queue itself is unbounded: callers bound the slots they keep.
@@ -59,9 +84,13 @@ fn work(queue: &Mutex<Receiver<Job>>) {
         // The lock is held while waiting and released before the job runs.
         let job = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(job) = job else { return };
-        // A panicking decoder costs its sample, not the thread; the dropped slot says so.
-        let _panicked = catch_unwind(AssertUnwindSafe(job));
+        run(job);
     }
+}
+
+/// A panicking decoder costs its sample, not the thread; the dropped slot says so.
+fn run(job: Job) {
+    let _panicked = catch_unwind(AssertUnwindSafe(job));
 }
 
 /// The running threads; joins them when dropped. Drop every [`Workers`] first.
@@ -78,4 +107,34 @@ impl Drop for WorkerThreads {
 /// Threads to use where none are asked for: one per core.
 pub(crate) fn default_threads() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::thread::{ThreadId, current};
+
+    use super::*;
+
+    #[test]
+    fn whoever_waits_for_an_answer_works_for_it() {
+        for threads in [0, 1, 3] {
+            let (workers, running) = Workers::start("test", threads).unwrap();
+            let slots: Vec<Slot<(usize, ThreadId)>> =
+                (0..200).map(|job| workers.submit(move || (job, current().id()))).collect();
+            let answers: Vec<_> =
+                slots.into_iter().map(|slot| workers.wait(slot).unwrap()).collect();
+            assert!(answers.iter().enumerate().all(|(index, (job, _))| index == *job));
+            let threads_seen: BTreeSet<String> =
+                answers.iter().map(|(_, thread)| format!("{thread:?}")).collect();
+            assert!(threads_seen.len() <= threads + 1);
+            if threads == 0 {
+                assert_eq!(answers[0].1, current().id());
+            }
+            let broken = workers.submit(|| -> u8 { panic!("a broken decoder") });
+            assert!(workers.wait(broken).is_none());
+            drop(workers);
+            drop(running);
+        }
+    }
 }

@@ -22,7 +22,8 @@ pub struct BuildConfig {
     /// A shard is closed before the raw files behind it outgrow this.
     #[serde(default = "shard_bytes")]
     pub shard_bytes: u64,
-    /// Decoding threads; one per core by default. Has no influence on any byte written.
+    /// Threads, the one that writes included; one per core by default. Has no influence on any byte
+    /// written.
     #[serde(default, skip_serializing)]
     pub threads: Option<usize>,
     /// The build stops when more than this part of a source's pairs is refused, 0..=1.

@@ -23,7 +23,7 @@ use crate::shard::ShardWriter;
 use crate::workers::{Slot, Workers, default_threads};
 
 /// Pairs in work at once, for each thread: bounds the memory of a build.
-const PAIRS_PER_THREAD: usize = 2;
+const PAIRS_PER_THREAD: usize = 3;
 /// Threads at least where raw files come over a network: most of them wait for it.
 const REMOTE_THREADS: usize = 8;
 
@@ -48,7 +48,8 @@ pub(super) fn write_shards(
     let threads = config.threads.unwrap_or_else(default_threads);
     let threads = threads.max(if remote { REMOTE_THREADS } else { 1 });
     // `_running` joins the threads when it drops, which is after the builder that owns `workers`.
-    let (workers, _running) = Workers::start("hqseg-build", threads)
+    // This thread is one of them: it decodes whenever there is nothing to write.
+    let (workers, _running) = Workers::start("hqseg-build", threads.saturating_sub(1))
         .map_err(|error| BuildError::Worker { message: error.to_string() })?;
     let own = |index| owner(index, world.world_size) == world.rank;
     let mut shards: Vec<&ShardPlan> = plan
@@ -206,7 +207,7 @@ impl Builder<'_> {
             }
             let Some((pair, slot)) = window.pop_front() else { break };
             // A decoder that panics refuses its own pair, not the whole build.
-            match slot.blocking_recv().unwrap_or_else(|_| Err(panicked(&pair.image))) {
+            match self.workers.wait(slot).unwrap_or_else(|| Err(panicked(&pair.image))) {
                 Ok(judged) => {
                     self.stops.tally.accept(&pair.source);
                     adjusted.extend(judged.resized.map(|resized| Adjustment::new(pair, resized)));
