@@ -6,10 +6,13 @@ use dataset::color_jitter::ColorJitter;
 use dataset::prompt::{PromptKind, PromptRecipe};
 use serde::{Deserialize, Serialize};
 
-use crate::evaluate::Protocol;
-use crate::metrics::DILATION_RATIO;
-use crate::model::{EncoderConfig, Precision};
+pub use self::eval::{EvalSection, HqOutput};
+pub use self::train::{NonFinite, TrainSection};
+use crate::model::EncoderConfig;
 use crate::train::TrainError;
+
+mod eval;
+mod train;
 
 /// A training run. `load` it with [`TrainConfig::load`]; every field has the published value as
 /// its default where the published recipe has one.
@@ -188,189 +191,6 @@ impl PromptSection {
             box_noise: self.box_noise,
             prompts_per_image: self.prompts_per_image,
         }
-    }
-}
-
-/// Optimisation; the defaults are the published ones.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct TrainSection {
-    /// Passes over the split.
-    pub epochs: u64,
-    /// Samples per optimiser step over all ranks.
-    pub global_batch: usize,
-    /// Samples that go through the model at once on one rank; a rank whose part of the global
-    /// batch is larger accumulates gradients.
-    pub micro_batch: usize,
-    /// The frozen image encoder computes in bfloat16. Everything trained, the decoder and the loss
-    /// stay float32. Faster on GPUs and on CPUs with AMX or AVX-512 BF16; on others the products
-    /// run in float32 on rounded values, which is not faster.
-    pub bf16: bool,
-    /// Learning rate of Adam.
-    pub lr: f64,
-    /// Epochs after which the learning rate is multiplied by `lr_drop_factor`; it drops again
-    /// after each further such number of epochs, as a step schedule does.
-    pub lr_drop_epoch: u64,
-    /// Factor of the drop.
-    pub lr_drop_factor: f64,
-    /// Seed of everything random.
-    pub seed: u64,
-    /// Ranks of the run this configuration was written for; `launch` needs no more than the
-    /// number it is given, any world size trains on the same global batches.
-    pub world_size: usize,
-    /// Seconds that a collective waits for the slowest rank.
-    pub collective_timeout_secs: u64,
-    /// Steps after which a checkpoint is written besides those at the end of each epoch; 0: none.
-    pub checkpoint_every_steps: u64,
-    /// The same in minutes; 0: none.
-    pub checkpoint_every_minutes: f64,
-    /// Newest checkpoints that are kept; 0 keeps all.
-    pub keep_last: usize,
-    /// Keep the checkpoint with the best mean IoU in evaluation as `checkpoints/best.safetensors`.
-    pub keep_best: bool,
-    /// Steps after which the ranks compare their parameters; 0: only with each checkpoint.
-    pub check_parameters_every_steps: u64,
-    /// What to do when a loss or gradient is not finite. Nothing is updated in either case, and the
-    /// samples are saved for replay in `nonfinite/`.
-    pub on_non_finite: NonFinite,
-    /// Folder in which frozen features are kept, so that a sample whose pixels come again skips
-    /// the encoder; pays where augmentation is off or `augment.copies` is small.
-    pub cache_embeddings: Option<PathBuf>,
-    /// Size limit of that folder in GiB.
-    pub cache_limit_gib: f64,
-}
-
-impl Default for TrainSection {
-    fn default() -> Self {
-        Self {
-            epochs: 12,
-            global_batch: 32,
-            micro_batch: 4,
-            bf16: false,
-            lr: 1e-3,
-            lr_drop_epoch: 10,
-            lr_drop_factor: 0.1,
-            seed: 42,
-            world_size: 8,
-            collective_timeout_secs: 600,
-            checkpoint_every_steps: 0,
-            checkpoint_every_minutes: 0.0,
-            keep_last: 0,
-            keep_best: false,
-            check_parameters_every_steps: 100,
-            on_non_finite: NonFinite::Stop,
-            cache_embeddings: None,
-            cache_limit_gib: 16.0,
-        }
-    }
-}
-
-/// See [`TrainSection::on_non_finite`].
-#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum NonFinite {
-    /// End the run.
-    Stop,
-    /// Go on with the next step, up to ten times in a row.
-    Skip,
-}
-
-impl TrainSection {
-    /// The number type of the frozen encoder.
-    #[must_use]
-    pub fn encoder_precision(&self) -> Precision {
-        if self.bf16 { Precision::BFloat16 } else { Precision::Float32 }
-    }
-
-    /// Learning rate of `epoch` (from 0): `lr * factor ^ floor(epoch / lr_drop_epoch)`, torch's
-    /// `StepLR`; the published run has 1e-3 in epochs 0 to 9 and 1e-4 in 10 and 11.
-    #[must_use]
-    pub fn lr_at(&self, epoch: u64) -> f64 {
-        let drops = epoch.checked_div(self.lr_drop_epoch).unwrap_or(0);
-        self.lr * self.lr_drop_factor.powi(i32::try_from(drops).unwrap_or(i32::MAX))
-    }
-}
-
-/// Evaluation.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct EvalSection {
-    /// Splits evaluated; empty: none.
-    pub splits: Vec<String>,
-    /// Evaluate after every so many epochs (the last always); 0: only after the last.
-    pub every_epochs: u64,
-    /// Images of a split that are evaluated during training; absent: all.
-    pub limit: Option<u64>,
-    /// Prompts: `box`, `points:N`, `coarse_mask`, `noisy_box:SHARE`; boxes alone as published.
-    pub protocols: Vec<Protocol>,
-    /// Logits that HQ-SAM's masks are made of.
-    pub hq_output: HqOutput,
-    /// Dilation ratio of the boundary IoU (0.02 in the published evaluation).
-    pub dilation_ratio: f64,
-    /// Seed of drawn prompts.
-    pub seed: u64,
-    /// Images that go through the encoder at once.
-    pub batch: usize,
-}
-
-impl Default for EvalSection {
-    fn default() -> Self {
-        Self {
-            splits: vec!["val".into()],
-            every_epochs: 1,
-            limit: None,
-            protocols: vec![Protocol::Box],
-            hq_output: HqOutput::Hq,
-            dilation_ratio: DILATION_RATIO,
-            seed: 42,
-            batch: 2,
-        }
-    }
-}
-
-impl EvalSection {
-    /// Refuses settings that evaluate nothing or mean nothing.
-    ///
-    /// # Errors
-    /// One line that names the setting.
-    pub fn check(&self) -> Result<(), String> {
-        if self.batch == 0 {
-            return Err("eval.batch must be at least 1".into());
-        }
-        if self.protocols.is_empty() {
-            return Err("eval.protocols is empty; [\"box\"] is the published evaluation".into());
-        }
-        let twice = |index: &usize| self.protocols[..*index].contains(&self.protocols[*index]);
-        if let Some(index) = (0..self.protocols.len()).find(twice) {
-            return Err(format!("eval.protocols names {} twice", self.protocols[index]));
-        }
-        if !(self.dilation_ratio > 0.0 && self.dilation_ratio <= 1.0) {
-            return Err(format!(
-                "eval.dilation_ratio = {} is not within 0..1",
-                self.dilation_ratio
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// Which logits HQ-SAM's mask is made of in an evaluation.
-#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq, Serialize, clap::ValueEnum)]
-#[serde(rename_all = "snake_case")]
-pub enum HqOutput {
-    /// The HQ token's alone (`hq_token_only`), as in the evaluation of the published trainer.
-    #[default]
-    Hq,
-    /// Those and SAM's added up, as the published predictor does and the paper's other tables.
-    Sum,
-}
-
-impl std::fmt::Display for HqOutput {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str(match self {
-            Self::Hq => "hq",
-            Self::Sum => "sum",
-        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The published recipe, the shipped configurations, and what is refused.
 
 use super::*;
+use crate::evaluate::Protocol;
 
 #[test]
 fn published_schedule_drops_after_epoch_ten() {
