@@ -67,6 +67,12 @@ impl Manifest {
                 ));
             }
         }
+        let shards = || manifest.splits.values().flat_map(|split| &split.shards);
+        if shards().try_fold(0u64, |sum, shard| sum.checked_add(shard.rows)).is_none()
+            || shards().try_fold(0u64, |sum, shard| sum.checked_add(shard.bytes)).is_none()
+        {
+            return Err("its shards hold more rows or bytes than can be counted".to_owned());
+        }
         Ok(manifest)
     }
 
@@ -89,5 +95,44 @@ impl Manifest {
     #[must_use]
     pub fn num_bytes(&self) -> u64 {
         self.splits.values().flat_map(|split| &split.shards).map(|shard| shard.bytes).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn manifest(config: &str, splits: &str) -> Vec<u8> {
+        let version = dataset::schema::SCHEMA_VERSION;
+        format!(
+            r#"{{"schema_version": {version}, "splits": {splits}, "sources": {{}}, "config": {config}}}"#
+        )
+        .into_bytes()
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn numbers_of_the_configuration_are_exact(
+            number in proptest::num::f64::NORMAL | proptest::num::f64::SUBNORMAL
+        ) {
+            let read = Manifest::parse(&manifest(&format!(r#"{{"x": {number:e}}}"#), "{}")).unwrap();
+            proptest::prop_assert_eq!(read.config["x"].as_f64(), Some(number));
+            proptest::prop_assert_eq!(Manifest::parse(&read.to_bytes()), Ok(read));
+        }
+    }
+
+    #[test]
+    fn counts_past_any_data_set_are_refused() {
+        let split = |name: &str, rows: u64, bytes: u64| {
+            format!(
+                r#""{name}": {{"num_samples": {rows}, "shards": [
+                    {{"path": "{name}.parquet", "rows": {rows}, "bytes": {bytes}, "sha256": ""}}]}}"#
+            )
+        };
+        for (rows, bytes) in [(u64::MAX, 1), (1, u64::MAX)] {
+            let splits = format!("{{{}, {}}}", split("a", rows, bytes), split("b", 1, 1));
+            let error = Manifest::parse(&manifest("{}", &splits)).unwrap_err();
+            assert!(error.contains("can be counted"), "{error}");
+        }
     }
 }
