@@ -3,12 +3,19 @@
 
 use std::ops::Range;
 
-/// Where one target index reads: `low * (1 - weight) + high * weight`.
+/// Where one target index reads: `low * (1 - weight) + high * weight`. Twelve bytes, so that the
+/// taps of a row leave the processor's first cache to the pixels.
 #[derive(Clone, Copy)]
 struct Tap {
-    low: usize,
-    high: usize,
+    low: u32,
+    high: u32,
     weight: f32,
+}
+
+impl Tap {
+    fn ends(&self) -> [usize; 2] {
+        [self.low as usize, self.high as usize]
+    }
 }
 
 /// The taps of the target indices `kept` when `source` values are resampled to `target` values.
@@ -17,8 +24,8 @@ fn taps(source: usize, target: usize, kept: Range<usize>) -> Vec<Tap> {
     kept.map(|index| {
         // Half-pixel centres, clamped at the first pixel, in float32 as in torch.
         let position = (scale * (index as f32 + 0.5) - 0.5).max(0.0);
-        let low = (position as usize).min(source - 1);
-        let high = (low + 1).min(source - 1);
+        let low = (position as u32).min(source as u32 - 1);
+        let high = (low + 1).min(source as u32 - 1);
         Tap { low, high, weight: (position - low as f32).clamp(0.0, 1.0) }
     })
     .collect()
@@ -86,7 +93,7 @@ impl Bilinear {
 
     /// The same of the source mirrored left to right, which then need not be done.
     pub(crate) fn mirrored(mut self) -> Self {
-        let last = self.source_width - 1;
+        let last = self.source_width as u32 - 1;
         for tap in &mut self.columns {
             (tap.low, tap.high) = (last - tap.low, last - tap.high);
         }
@@ -95,7 +102,7 @@ impl Bilinear {
 
     /// The source columns that are read, as few as hold them all.
     pub(crate) fn source_columns(&self) -> Range<usize> {
-        let ends = || self.columns.iter().flat_map(|tap| [tap.low, tap.high]);
+        let ends = || self.columns.iter().flat_map(Tap::ends);
         ends().min().unwrap_or(0)..ends().max().map_or(0, |last| last + 1)
     }
 
@@ -133,7 +140,11 @@ impl Bilinear {
         source: &mut impl Rows<T>,
         emit: impl FnMut(usize, Blend<'_>),
     ) -> Option<()> {
-        pulp::Arch::new().dispatch(|| self.blends::<CHANNELS, T>(source, emit))
+        pulp::Arch::new().dispatch(
+            // Without the attribute it is a call, into code for any processor.
+            #[inline(always)]
+            || self.blends::<CHANNELS, T>(source, emit),
+        )
     }
 
     #[inline(always)]
@@ -149,10 +160,11 @@ impl Bilinear {
         let mut above = StretchedRow::new(length);
         let mut below = StretchedRow::new(length);
         for (row, tap) in self.rows.iter().enumerate() {
-            if above.index != tap.low {
+            let [low, high] = tap.ends();
+            if above.index != low {
                 std::mem::swap(&mut above, &mut below);
             }
-            for (line, index) in [(&mut above, tap.low), (&mut below, tap.high)] {
+            for (line, index) in [(&mut above, low), (&mut below, high)] {
                 if line.index != index {
                     stretch.row(source.row(index)?, &mut line.values);
                     line.index = index;
@@ -177,7 +189,7 @@ struct Stretch<'a, const CHANNELS: usize> {
 
 impl<'a, const CHANNELS: usize> Stretch<'a, CHANNELS> {
     fn new(columns: &'a [Tap]) -> Self {
-        let ends = || columns.iter().flat_map(|tap| [tap.low, tap.high]);
+        let ends = || columns.iter().flat_map(Tap::ends);
         let (first, last) = (ends().min().unwrap_or(0), ends().max().unwrap_or(0));
         let enlarges = CHANNELS > 1 && columns.len() > last - first;
         Self { columns, first, wide: vec![[0.0; 4]; if enlarges { last + 1 - first } else { 0 }] }
@@ -185,37 +197,54 @@ impl<'a, const CHANNELS: usize> Stretch<'a, CHANNELS> {
 
     #[inline(always)]
     fn row<T: Copy + Into<f32>>(&mut self, pixels: &[T], values: &mut [f32]) {
-        let (pixels, _) = pixels.as_chunks::<CHANNELS>();
         if self.wide.is_empty() {
             self.narrow_row(pixels, values);
             return;
         }
+        let (pixels, _) = pixels.as_chunks::<CHANNELS>();
         for (wide, pixel) in self.wide.iter_mut().zip(&pixels[self.first..]) {
             for channel in 0..CHANNELS {
                 wide[channel] = pixel[channel].into();
             }
         }
         for (index, tap) in self.columns.iter().enumerate() {
-            let (low, high) = (self.wide[tap.low - self.first], self.wide[tap.high - self.first]);
-            let value: [f32; 4] = std::array::from_fn(|channel| {
-                low[channel] * (1.0 - tap.weight) + high[channel] * tap.weight
-            });
+            let [low, high] = tap.ends().map(|column| self.wide[column - self.first]);
             // Four at once, of which the next pixel overwrites those beyond its own channels.
-            values[index * CHANNELS..index * CHANNELS + 4].copy_from_slice(&value);
+            values[index * CHANNELS..index * CHANNELS + 4]
+                .copy_from_slice(&between(&low, &high, tap.weight));
         }
     }
 
     #[inline(always)]
-    fn narrow_row<T: Copy + Into<f32>>(&self, pixels: &[[T; CHANNELS]], values: &mut [f32]) {
-        let (values, _) = values.as_chunks_mut::<CHANNELS>();
-        for (value, tap) in values.iter_mut().zip(self.columns) {
-            let (low, high) = (&pixels[tap.low], &pixels[tap.high]);
-            for channel in 0..CHANNELS {
-                let (low, high): (f32, f32) = (low[channel].into(), high[channel].into());
-                value[channel] = low * (1.0 - tap.weight) + high * tap.weight;
+    fn narrow_row<T: Copy + Into<f32>>(&self, pixels: &[T], values: &mut [f32]) {
+        for (index, tap) in self.columns.iter().enumerate() {
+            let [low, high] = tap.ends().map(|column| column * CHANNELS);
+            let target = &mut values[index * CHANNELS..];
+            let four = |at: usize| pixels[at..].first_chunk::<4>();
+            match (four(low), four(high)) {
+                // One vector, as above.
+                (Some(low), Some(high)) if CHANNELS > 1 => {
+                    target[..4].copy_from_slice(&between(low, high, tap.weight));
+                }
+                _ => {
+                    for channel in 0..CHANNELS {
+                        let (low, high) = (pixels[low + channel], pixels[high + channel]);
+                        target[channel] = between(&[low], &[high], tap.weight)[0];
+                    }
+                }
             }
         }
     }
+}
+
+#[inline(always)]
+fn between<const N: usize, T: Copy + Into<f32>>(
+    low: &[T; N],
+    high: &[T; N],
+    weight: f32,
+) -> [f32; N] {
+    let (low, high): ([f32; N], [f32; N]) = (low.map(Into::into), high.map(Into::into));
+    std::array::from_fn(|channel| low[channel] * (1.0 - weight) + high[channel] * weight)
 }
 
 /// A source row stretched to the target's width.
@@ -288,11 +317,11 @@ mod tests {
                         f32::from(source[(y * source_hw.1 + x) * 3 + channel])
                     };
                     let across = |y: usize| {
-                        at(y, column.low) * (1.0 - column.weight)
-                            + at(y, column.high) * column.weight
+                        let [low, high] = column.ends();
+                        at(y, low) * (1.0 - column.weight) + at(y, high) * column.weight
                     };
-                    values
-                        .push(across(row.low) * (1.0 - row.weight) + across(row.high) * row.weight);
+                    let [low, high] = row.ends();
+                    values.push(across(low) * (1.0 - row.weight) + across(high) * row.weight);
                 }
             }
         }

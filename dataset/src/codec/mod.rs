@@ -18,6 +18,7 @@
 mod entropy;
 mod jpeg;
 mod mask;
+mod png;
 mod stored_mask;
 mod strips;
 mod turbo;
@@ -244,7 +245,7 @@ fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<DynamicImage, RejectRea
         .map_err(|error| unreadable(&error))?;
     match reader.format() {
         Some(ImageFormat::Jpeg) => jpeg::check(bytes)?,
-        Some(ImageFormat::Png) => {}
+        Some(ImageFormat::Png) => png::check(bytes)?,
         Some(other) => {
             return Err(RejectReason::Unsupported { detail: format!("{other:?} file") });
         }

@@ -181,15 +181,18 @@ impl<'a> Strips<'a> {
             }
             let kept = kept.contains(&mcu);
             for component in &mut self.components {
-                for block in 0..component.across * component.down {
-                    let mut coefficients = [0; 64];
-                    let (dc, ac) = (&*component.dc, &*component.ac);
-                    let flat = bits.block(dc, ac, &mut component.predictor, &mut coefficients)?;
-                    if kept {
-                        let (row, column) = (block / component.across, block % component.across);
-                        let y = slot * component.strip_height() + row * component.side;
-                        let x = (mcu * component.across + column) * component.side;
-                        component.transform(&coefficients, flat, idct, y * component.stride + x);
+                for row in 0..component.down {
+                    for column in 0..component.across {
+                        let mut coefficients = [0; 64];
+                        let (dc, ac) = (&*component.dc, &*component.ac);
+                        let flat =
+                            bits.block(dc, ac, &mut component.predictor, &mut coefficients)?;
+                        if kept {
+                            let y = slot * component.strip_height() + row * component.side;
+                            let x = (mcu * component.across + column) * component.side;
+                            let at = y * component.stride + x;
+                            component.transform(&coefficients, flat, idct, at);
+                        }
                     }
                 }
             }

@@ -37,6 +37,15 @@ fn colour_modes_of_images_become_rgb() {
     assert_eq!(palette.pixels[(3 * 16 + 4) * 3..][..3], [128, 0, 0]);
 }
 
+/// On which the library that decodes PNG files panics, as a fuzzer found.
+#[test]
+fn a_palette_that_ends_within_a_colour_is_refused() {
+    let file = include_bytes!("../fixtures/short_palette.png");
+    let reason = decode_image(file, &limits()).unwrap_err();
+    assert!(reason.to_string().contains("palette has 8 bytes"), "{reason}");
+    assert_eq!(decode_mask(file, &limits()), Err(reason));
+}
+
 /// The published code reads JPEG files with libjpeg-turbo. `fixtures/texture_*.png` are what Pillow
 /// 13.0 with libjpeg-turbo 3 makes of the files beside them.
 #[test]
