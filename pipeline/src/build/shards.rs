@@ -22,8 +22,9 @@ use super::{BuildConfig, BuildError};
 use crate::shard::ShardWriter;
 use crate::workers::{Slot, Workers, default_threads};
 
-/// Pairs in work at once, for each thread: bounds the memory of a build.
-const PAIRS_PER_THREAD: usize = 3;
+/// Pairs in work at once, for each thread: bounds the memory of a build. What is done and waits to
+/// be written is two files as stored; so many keep a thread busy while a row group is written.
+const PAIRS_PER_THREAD: usize = 8;
 /// Threads at least where raw files come over a network: most of them wait for it.
 const REMOTE_THREADS: usize = 8;
 

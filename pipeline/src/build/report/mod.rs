@@ -23,6 +23,7 @@ use super::quarantine::Refusal;
 use super::receipt::Receipt;
 use super::{BuildConfig, BuildError};
 use crate::stats::{Stats, Summary};
+use crate::workers::{Workers, default_threads};
 
 /// Name of the report inside a data set.
 pub const REPORT_FILE: &str = "report.json";
@@ -115,8 +116,13 @@ pub(super) fn make(
         seconds: 0.0,
     };
     let files: Vec<ShardFile> = shards.iter().map(|(_, file)| file.clone()).collect();
-    let sheets = pictures::contact_sheets(&facts, &files)?;
-    let repeated = pictures::repeated(&facts, &files, &report.duplicates.pairs)?;
+    // This thread draws too.
+    let threads = config.threads.unwrap_or_else(default_threads);
+    let (workers, _running) = Workers::start("hqseg-draw", threads.saturating_sub(1))
+        .map_err(|error| BuildError::Worker { message: error.to_string() })?;
+    let sheets = pictures::contact_sheets(&facts, &files, &workers)?;
+    let repeated = pictures::repeated(&facts, &files, &report.duplicates.pairs, &workers)?;
+    drop(workers);
     let page = page::render(&report, &stats, sheets, repeated, refusals)?;
     Ok((report, page.into_bytes()))
 }

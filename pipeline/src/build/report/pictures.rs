@@ -11,6 +11,7 @@ use super::super::output::ShardFile;
 use super::duplicates::{DuplicatePair, place};
 use super::facts::{RowFacts, read_pictures};
 use crate::page::{draw_outline, jpeg, jpeg_uri, shrink};
+use crate::workers::Workers;
 
 /// Pictures on the contact sheet of a source.
 const PICTURES_PER_SOURCE: usize = 12;
@@ -48,10 +49,11 @@ pub(super) struct RepeatedPicture {
 pub(super) fn contact_sheets(
     facts: &[RowFacts],
     shards: &[ShardFile],
+    workers: &Workers,
 ) -> Result<BTreeMap<String, Vec<Picture>>, BuildError> {
     let chosen: Vec<&RowFacts> = by_source(facts).into_values().flatten().collect();
     let mut sheets: BTreeMap<String, Vec<Picture>> = BTreeMap::new();
-    for (fact, picture) in pictures_of(chosen, shards)? {
+    for (fact, picture) in pictures_of(chosen, shards, workers)? {
         sheets.entry(fact.source.clone()).or_default().push(picture);
     }
     Ok(sheets)
@@ -62,12 +64,13 @@ pub(super) fn repeated(
     facts: &[RowFacts],
     shards: &[ShardFile],
     pairs: &[DuplicatePair],
+    workers: &Workers,
 ) -> Result<Vec<RepeatedPicture>, BuildError> {
     let shown = &pairs[..pairs.len().min(REPETITIONS_SHOWN)];
     let wanted: BTreeSet<&str> =
         shown.iter().flat_map(|pair| [pair.left.as_str(), pair.right.as_str()]).collect();
     let chosen = facts.iter().filter(|fact| wanted.contains(place(fact).as_str())).collect();
-    let pictures: BTreeMap<String, (&RowFacts, Picture)> = pictures_of(chosen, shards)?
+    let pictures: BTreeMap<String, (&RowFacts, Picture)> = pictures_of(chosen, shards, workers)?
         .into_iter()
         .map(|(fact, picture)| (place(fact), (fact, picture)))
         .collect();
@@ -90,14 +93,20 @@ pub(super) fn repeated(
 fn pictures_of<'a>(
     mut chosen: Vec<&'a RowFacts>,
     shards: &[ShardFile],
+    workers: &Workers,
 ) -> Result<Vec<(&'a RowFacts, Picture)>, BuildError> {
     chosen.sort_by_key(|fact| fact.place);
     let mut pictures = Vec::with_capacity(chosen.len());
     for in_shard in chosen.chunk_by(|left, right| left.place.0 == right.place.0) {
         let rows: Vec<usize> = in_shard.iter().map(|fact| fact.place.1).collect();
         let files = read_pictures(&shards[in_shard[0].place.0], &rows)?;
-        for (fact, (image, mask)) in in_shard.iter().zip(files) {
-            pictures.extend(picture(fact, &image, &mask).map(|picture| (*fact, picture)));
+        let mut drawn = Vec::with_capacity(files.len());
+        for (&named, (image, mask)) in in_shard.iter().zip(files) {
+            let fact = RowFacts::clone(named);
+            drawn.push((named, workers.submit(move || picture(&fact, &image, &mask))));
+        }
+        for (fact, slot) in drawn {
+            pictures.extend(workers.wait(slot).flatten().map(|picture| (fact, picture)));
         }
     }
     Ok(pictures)
