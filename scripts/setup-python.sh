@@ -19,7 +19,7 @@ packages=.venv/lib/python$version/site-packages
 cat scripts/python*.txt > .venv/requirements.txt
 fetch .venv/requirements.txt "$packages"
 echo "$PWD/.libtorch-cuda" > "$packages/libtorch.pth"
-.venv/bin/python -c 'import torch, torchvision, segment_anything_hq, transformers, onnxruntime' &&
+.venv/bin/python -c 'import cv2, torch, torchvision, segment_anything_hq, transformers, onnxruntime' &&
     .venv/bin/python -c 'import datasets, duckdb, tensorboard' ||
     die "the environment in .venv does not work (see above)"
 echo "$stamp" > .venv/.stamp

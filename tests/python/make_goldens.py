@@ -10,7 +10,6 @@ the correction that an exported folder's README.md gives, and must agree before 
 
 import math
 import sys
-from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,14 +17,8 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from segment_anything_hq import SamPredictor
-from segment_anything_hq.modeling import (
-    ImageEncoderViT,
-    MaskDecoderHQ,
-    PromptEncoder,
-    Sam,
-    TinyViT,
-    TwoWayTransformer,
-)
+from segment_anything_hq.modeling import Sam, TinyViT
+from small_vit import assemble, vit
 from transformers import SamHQConfig, SamHQModel
 
 VERSIONS = {"segment-anything-hq": "0.3", "transformers": "5.23.0", "timm": "0.9.16"}
@@ -88,23 +81,7 @@ def pixels(number: int, height: int, width: int) -> np.ndarray:
 
 
 def build(image_encoder: torch.nn.Module, side: int, vit_dim: int) -> Sam:
-    sam = Sam(
-        image_encoder=image_encoder,
-        prompt_encoder=PromptEncoder(
-            embed_dim=256,
-            image_embedding_size=(side // 16, side // 16),
-            input_image_size=(side, side),
-            mask_in_chans=16,
-        ),
-        mask_decoder=MaskDecoderHQ(
-            num_multimask_outputs=3,
-            transformer=TwoWayTransformer(depth=2, embedding_dim=256, mlp_dim=2048, num_heads=8),
-            transformer_dim=256,
-            iou_head_depth=3,
-            iou_head_hidden_dim=256,
-            vit_dim=vit_dim,
-        ),
-    )
+    sam = assemble(image_encoder, side, vit_dim)
     state = {
         name: torch.from_numpy(weight(name, list(tensor.shape)))
         for name, tensor in sam.state_dict().items()
@@ -117,21 +94,15 @@ def build(image_encoder: torch.nn.Module, side: int, vit_dim: int) -> Sam:
 
 
 def small_vit() -> Sam:
-    encoder = ImageEncoderViT(
-        depth=3,
-        embed_dim=EMBED_DIM,
-        img_size=SIDE,
-        mlp_ratio=4,
-        norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
-        num_heads=2,
-        patch_size=16,
-        qkv_bias=True,
-        use_rel_pos=True,
-        global_attn_indexes=GLOBAL_BLOCKS,
-        window_size=4,
-        out_chans=256,
-    )
-    return build(encoder, SIDE, EMBED_DIM)
+    sizes = {
+        "depth": 3,
+        "embed_dim": EMBED_DIM,
+        "img_size": SIDE,
+        "num_heads": 2,
+        "global_attn_indexes": GLOBAL_BLOCKS,
+        "window_size": 4,
+    }
+    return build(vit(sizes), SIDE, EMBED_DIM)
 
 
 def small_tiny_vit() -> Sam:
@@ -403,11 +374,11 @@ def main() -> None:
     for package, needed in VERSIONS.items():
         assert version(package) == needed, f"{package} {needed} is needed, found {version(package)}"
     with torch.no_grad():
-        vit = small_vit()
-        goldens = vit_goldens(vit)
-        check_transformers(vit, goldens)
+        sam = small_vit()
+        goldens = vit_goldens(sam)
+        check_transformers(sam, goldens)
         write(folder, "vit", goldens)
-        write(folder, "predict", predict_goldens(vit))
+        write(folder, "predict", predict_goldens(sam))
         write(folder, "tiny_vit", tiny_vit_goldens(small_tiny_vit()))
 
 

@@ -51,7 +51,7 @@ fn three_processes_report_what_one_does_bit_by_bit() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     prepare(folder, 16);
-    let protocols = ["box", "points:1", "points:5", "noisy_box:0.2"];
+    let protocols = ["box", "points:1", "clicks:3", "noisy_box:0.2"];
     let list = protocols.join(",");
     let eval = ["eval", "model.pth", "--data", "data", "--protocol", &list, "--output"];
     let _ = succeed(folder, "hqsam", &[&eval[..], &["one"]].concat());
@@ -83,7 +83,7 @@ fn every_protocol_and_setting_is_evaluated_and_opens_in_duckdb() {
     prepare(folder, 4);
     let eval = ["eval", "model.pth", "--data", "data", "--limit", "2", "--output"];
     let _ = succeed(folder, "hqsam", &[&eval[..], &["plain"]].concat());
-    let list = "box,points:3,points:10,coarse_mask,noisy_box:0.4";
+    let list = "box,points:3,clicks:1,clicks:3,coarse_mask,noisy_box:0.4";
     let _ = succeed(folder, "hqsam", &[&eval[..], &["all", "--protocol", list]].concat());
     let thin = ["thin", "--dilation-ratio", "0.002", "--mode", "sum"];
     let _ = succeed(folder, "hqsam", &[&eval[..], &thin].concat());
@@ -101,6 +101,13 @@ fn every_protocol_and_setting_is_evaluated_and_opens_in_duckdb() {
         assert_eq!(rows(&all, protocol), [0, 1], "{protocol}");
     }
 
+    // A second and a third click see what the first gave.
+    let scores = |protocol: &str| -> Vec<&Value> {
+        let images = all["images"].as_array().unwrap().iter();
+        images.filter(|image| image["protocol"] == protocol).map(|image| &image["hq"]).collect()
+    };
+    assert_ne!(scores("clicks:1"), scores("clicks:3"));
+
     let Some(python) = python() else { return };
     let output = Command::new(python)
         .arg(workspace_root().join("tests/python/open_eval_table.py"))
@@ -111,8 +118,8 @@ fn every_protocol_and_setting_is_evaluated_and_opens_in_duckdb() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{stderr}");
     let seen: Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(seen["rows"], 10);
-    assert_eq!(seen["datasets_rows"], 10);
+    assert_eq!(seen["rows"], 12);
+    assert_eq!(seen["datasets_rows"], 12);
     for set in all["sets"].as_array().unwrap().iter().filter(|set| set["set"] == "all") {
         let found = &seen["means"][set["protocol"].as_str().unwrap()];
         for (index, (model, metric)) in [
@@ -197,6 +204,7 @@ fn settings_that_cannot_be_evaluated_are_refused_by_name() {
     let eval = ["eval", "model.pth", "--data", "data"];
     for (extra, words) in [
         (["--protocol", "points"], ["`points`", "points:5"]),
+        (["--protocol", "clicks:0"], ["`clicks:0`", "clicks:1"]),
         (["--protocol", "box,noisy_box:2"], ["`noisy_box:2`", "noisy_box:0.2"]),
         (["--protocol", "box,box"], ["eval.protocols", "box twice"]),
         (["--protocol", "coarse_mask"], ["256 x 256", "64 x 64"]),

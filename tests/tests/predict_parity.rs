@@ -312,8 +312,7 @@ fn amg(folder: &Path, name: &str, options: &Value) -> String {
 /// Options of the published generator by run. Random weights predict a low IoU, logits near zero
 /// and masks all over the image: thresholds are set to suit, and without suppression a mask of
 /// every point is compared.
-#[expect(clippy::print_stdout, reason = "what is not compared is said")]
-fn amg_runs(python: &Path) -> Value {
+fn amg_runs() -> Value {
     let every = json!({"points_per_side": 8, "points_per_batch": 24, "pred_iou_thresh": 0.0,
                        "stability_score_thresh": 0.0, "box_nms_thresh": 1.0, "crop_nms_thresh": 1.0});
     let with = |options: Value| {
@@ -321,21 +320,13 @@ fn amg_runs(python: &Path) -> Value {
         options.as_object().unwrap().iter().for_each(|(name, value)| merged[name] = value.clone());
         json!({"options": merged})
     };
-    let mut runs = json!({
+    json!({
         "every": with(json!({})),
         "crops": with(json!({"crop_n_layers": 1, "crop_n_points_downscale_factor": 2})),
         "stable": with(json!({"stability_score_thresh": 0.5, "stability_score_offset": 0.01})),
         "suppressed": with(json!({"box_nms_thresh": 0.9})),
-    });
-    // The package needs OpenCV for it.
-    let has_cv2 =
-        Command::new(python).args(["-c", "import cv2"]).output().unwrap().status.success();
-    if has_cv2 {
-        runs["regions"] = with(json!({"min_mask_region_area": 40}));
-    } else {
-        println!("min_mask_region_area: not compared, OpenCV is not installed");
-    }
-    runs
+        "regions": with(json!({"min_mask_region_area": 40})),
+    })
 }
 
 /// Overlapping boxes and scores without equals, and those that our NMS keeps of them.
@@ -361,10 +352,13 @@ fn everything_is_segmented_as_published() {
     let config = vit(256);
     let model = SamHq::random(&EncoderConfig::Vit(config.clone()), 21, Device::Cpu);
     save_pth(&folder.join("model.pth"), &model.state_dict()).unwrap();
-    let mut runs = amg_runs(&python);
+    let mut runs = amg_runs();
     for (name, run) in runs.as_object_mut().unwrap() {
         run["file"] = json!(amg(folder, name, &run["options"]));
     }
+    let written =
+        |name: &str| std::fs::read(folder.join(format!("{name}/image.png.json"))).unwrap();
+    assert!(written("regions") != written("every"), "no region is smaller than what is asked for");
     let (nms, kept) = nms_case();
     let spec = json!({"image": "image.png", "model": "model.pth", "sizes": config, "runs": runs,
                       "nms": nms});

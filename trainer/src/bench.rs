@@ -1,7 +1,9 @@
 //! Speed of the training step, measured on drawn samples: no data set and no weights are needed.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d::device::{self, DeviceMemory};
 use dataset::augment::{JitterParams, LargeScaleJitter};
 use dataset::prompt::PromptRecipe;
 use dataset::raster::{Mask255, RgbRaster};
@@ -15,7 +17,7 @@ use crate::model::{EncoderConfig, Precision, computed_flop, multiplies_bf16, pub
 use crate::part_clock::{PartClock, StepTimes};
 use crate::run::load_frozen_sam;
 use crate::step::{StepContext, train_step};
-use crate::train::{TrainError, TrainOptions, join_ranks, step_context};
+use crate::train::{Ahead, TrainError, TrainOptions, join_ranks, step_context};
 
 /// Rows and columns of the drawn pictures, before they are scaled to the encoder's input.
 const PICTURE_HW: (usize, usize) = (800, 1200);
@@ -55,7 +57,8 @@ pub struct BenchReport {
     pub world_size: usize,
     /// Seconds of a step and of its parts.
     pub seconds: PartSeconds,
-    /// Of all ranks, from the whole step without the data, which threads prepare meanwhile.
+    /// Of all ranks, from the whole step without the data, which threads prepare meanwhile; from
+    /// `seconds.ahead` where that was measured.
     pub images_per_second: f64,
     /// The encoder beside the matrix products it consists of.
     pub encoder: EncoderShare,
@@ -63,6 +66,10 @@ pub struct BenchReport {
     pub losses: [f64; 2],
     /// Most memory that the process ever held, in MiB.
     pub peak_resident_mib: u64,
+    /// Most memory in tensors on the GPU at once, in MiB; null on a CPU, where it is resident memory.
+    pub peak_device_mib: Option<u64>,
+    /// Most memory that libtorch took from the GPU, unused parts included, in MiB.
+    pub peak_device_reserved_mib: Option<u64>,
 }
 
 /// Seconds of a step.
@@ -82,6 +89,9 @@ pub struct PartSeconds {
     pub all_reduce: f64,
     /// Adam.
     pub optimizer: f64,
+    /// A step as in training, without a wait after each part, the next batch being encoded beside it;
+    /// null where `train.encode_ahead` is off.
+    pub ahead: Option<f64>,
 }
 
 /// What share of the possible speed the encoder reaches.
@@ -120,7 +130,12 @@ pub fn bench(
     let mut context = StepContext { synchronize_parts: true, ..context };
 
     let measured = measure(&config, &encoder, options, world.rank, &mut context)?;
-    let seconds = measured.seconds();
+    let mut seconds = measured.seconds();
+    let memory = device::device_memory(train.device)?;
+    if config.train.encode_ahead.is_on(train.device) {
+        let batch = drawn_batch(&config, &encoder, options.batch, world.rank);
+        seconds.ahead = Some(measure_ahead(&config, batch, options, &mut context)?);
+    }
     let gflop_per_image = computed_flop(&encoder) / 1e9;
     let gflop_per_second = gflop_per_image * options.batch as f64 / seconds.encoder;
     let precision = config.train.encoder_precision();
@@ -138,7 +153,7 @@ pub fn bench(
         batch: options.batch,
         steps: options.steps,
         world_size: world.world_size,
-        images_per_second: config.train.global_batch as f64 / seconds.step,
+        images_per_second: config.train.global_batch as f64 / seconds.ahead.unwrap_or(seconds.step),
         seconds,
         encoder: EncoderShare {
             published_gflop_per_image: published_flop(&encoder) / 1e9,
@@ -149,7 +164,39 @@ pub fn bench(
         },
         losses: [loss(measured.losses.first()), loss(measured.losses.last())],
         peak_resident_mib: measured.peak_resident_mib,
+        peak_device_mib: mib(memory, |memory| memory.peak_allocated),
+        peak_device_reserved_mib: mib(memory, |memory| memory.peak_reserved),
     })
+}
+
+fn mib(memory: Option<DeviceMemory>, bytes: fn(DeviceMemory) -> u64) -> Option<u64> {
+    memory.map(|memory| bytes(memory) >> 20)
+}
+
+/// Median seconds of a step as training makes it, with the next batch encoded meanwhile.
+fn measure_ahead(
+    config: &TrainConfig,
+    batch: Batch,
+    options: BenchOptions,
+    context: &mut StepContext,
+) -> Result<f64, TrainError> {
+    context.synchronize_parts = false;
+    let ahead = context.ahead.insert(Ahead::start(context.frozen.clone())?);
+    let batch = Arc::new(batch);
+    ahead.submit(&batch);
+    let mut steps = Vec::new();
+    for step in 0..options.warm_up + options.steps {
+        let start = Instant::now();
+        if let Some(ahead) = &context.ahead {
+            ahead.submit(&batch);
+        }
+        train_step(context, &batch, config.train.lr, false)?;
+        if step >= options.warm_up {
+            steps.push(start.elapsed());
+        }
+    }
+    context.ahead = None;
+    Ok(median(steps.into_iter()))
 }
 
 /// What was measured, step by step.
@@ -173,6 +220,7 @@ impl Measured {
             loss_backward: part(|times| times.loss_backward),
             all_reduce: part(|times| times.all_reduce),
             optimizer: part(|times| times.optimizer),
+            ahead: None,
         }
     }
 }
@@ -281,10 +329,10 @@ fn peak_resident_mib() -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::sync::atomic::AtomicBool;
 
     use super::*;
+    use crate::config::EncodeAhead;
 
     const SMALL: &str = r#"
         output = "unused"
@@ -309,6 +357,8 @@ mod tests {
         for bf16 in [false, true] {
             let mut config: TrainConfig = toml::from_str(SMALL).unwrap();
             config.train.bf16 = bf16;
+            // Once with and once without a thread that encodes ahead.
+            config.train.encode_ahead = if bf16 { EncodeAhead::On } else { EncodeAhead::Auto };
             let stop = Arc::new(AtomicBool::new(false));
             let train = TrainOptions { resume: false, device: Device::Cpu, rank_env: None, stop };
             let options = BenchOptions { batch: 3, steps: 4, warm_up: 0 };
@@ -326,7 +376,9 @@ mod tests {
             assert!(parts[1..].iter().sum::<f64>() < 2.0 * seconds.step, "{report:?}");
             assert!(report.losses[1] < report.losses[0], "{report:?}");
             assert_eq!(report.precision, if bf16 { "bfloat16" } else { "float32" });
+            assert_eq!(seconds.ahead.is_some(), bf16);
             assert!(report.random_weights && report.peak_resident_mib > 0);
+            assert_eq!((report.peak_device_mib, report.peak_device_reserved_mib), (None, None));
         }
     }
 }

@@ -7,7 +7,7 @@ use dataset::prompt::{PromptKind, PromptRecipe};
 use serde::{Deserialize, Serialize};
 
 pub use self::eval::{EvalSection, HqOutput};
-pub use self::train::{NonFinite, TrainSection};
+pub use self::train::{EncodeAhead, NonFinite, TrainSection};
 use crate::model::EncoderConfig;
 use crate::train::TrainError;
 

@@ -5,40 +5,41 @@
 //! entry cannot be hit. Values are kept in bfloat16; with a cache, features are rounded to it
 //! whether they come from the disk or not, so a warm cache changes no bit of a run.
 
-use std::cell::Cell;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
 use crate::checkpoint::hex;
-use crate::model::{ImageFeatures, SamHq};
+use crate::model::{Encoders, ImageFeatures};
 
 const IMAGE_EMBEDDINGS: &str = "image_embeddings_bhwc";
 const INTERM_EMBEDDINGS: &str = "interm_embeddings_bhwc";
 
 /// Features of images (B, H, W, 3) whose bytes are `pixels`, through the cache where there is one.
 pub fn encode(
-    model: &SamHq,
+    encoders: &Encoders,
     cache: Option<&FeatureCache>,
     images_u8_bhwc: &Tensor,
     pixels: &[u8],
 ) -> ImageFeatures {
-    let encode = |images: &Tensor| model.encode(&model.preprocess(images));
+    let encode = |images: &Tensor| encoders.encode(&encoders.preprocess(images));
     let Some(cache) = cache else { return encode(images_u8_bhwc) };
     let image_bytes = pixels.len() / images_u8_bhwc.size()[0] as usize;
-    cache.features(pixels, image_bytes, model.device(), |missing| {
+    cache.features(pixels, image_bytes, encoders.device(), |missing| {
         let index = Tensor::from_slice(missing).to_device(images_u8_bhwc.device());
         encode(&images_u8_bhwc.index_select(0, &index))
     })
 }
 
-/// A folder of features, one file a sample.
+/// A folder of features, one file a sample; used by one thread of a rank at a time.
 pub struct FeatureCache {
     folder: PathBuf,
     model_key: String,
-    bytes_left: Cell<u64>,
-    counts: Cell<CacheCounts>,
+    bytes_left: AtomicU64,
+    counts: Mutex<CacheCounts>,
 }
 
 /// What a cache did since it was opened or last asked, on this rank.
@@ -74,14 +75,18 @@ impl FeatureCache {
         Ok(Self {
             folder: folder.to_owned(),
             model_key: model_key.to_owned(),
-            bytes_left: Cell::new(bytes_left),
-            counts: Cell::default(),
+            bytes_left: AtomicU64::new(bytes_left),
+            counts: Mutex::default(),
         })
     }
 
     /// What it did since it was opened or this was last called.
     pub fn take_counts(&self) -> CacheCounts {
-        self.counts.take()
+        std::mem::take(&mut self.counts())
+    }
+
+    fn counts(&self) -> MutexGuard<'_, CacheCounts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Features of each of the images (8-bit RGB of `image_bytes` bytes, one after the other):
@@ -100,10 +105,11 @@ impl FeatureCache {
             paths.iter().map(|path| read(path, device)).collect();
         let missing: Vec<i64> =
             (0..found.len()).filter(|&index| found[index].is_none()).map(|i| i as i64).collect();
-        let mut counts = self.counts.get();
-        counts.hits += (found.len() - missing.len()) as u64;
-        counts.misses += missing.len() as u64;
-        self.counts.set(counts);
+        {
+            let mut counts = self.counts();
+            counts.hits += (found.len() - missing.len()) as u64;
+            counts.misses += missing.len() as u64;
+        }
         if !missing.is_empty() {
             let fresh = rounded(&encode(&missing));
             for (position, &index) in missing.iter().enumerate() {
@@ -132,7 +138,7 @@ impl FeatureCache {
             (INTERM_EMBEDDINGS, bf16(&features.interm_embeddings)),
         ];
         let bytes = tensors.iter().map(|(_, t)| 2 * t.numel() as u64).sum::<u64>();
-        if bytes > self.bytes_left.get() {
+        if bytes > self.bytes_left.load(Ordering::Relaxed) {
             return;
         }
         let staged = path.with_extension(format!("{}.tmp", std::process::id()));
@@ -141,17 +147,15 @@ impl FeatureCache {
             .and_then(|()| std::fs::rename(&staged, path));
         match written {
             Ok(()) => {
-                self.bytes_left.set(self.bytes_left.get() - bytes);
-                let mut counts = self.counts.get();
-                counts.bytes_written += bytes;
-                self.counts.set(counts);
+                self.bytes_left.fetch_sub(bytes, Ordering::Relaxed);
+                self.counts().bytes_written += bytes;
             }
             Err(error) => {
                 tracing::warn!(
                     "feature cache {}: {error}; it is only read from now on",
                     path.display()
                 );
-                self.bytes_left.set(0);
+                self.bytes_left.store(0, Ordering::Relaxed);
             }
         }
     }

@@ -20,6 +20,7 @@ pub mod device;
 pub mod evaluate;
 pub mod export;
 pub mod feature_cache;
+pub mod frozen_stage;
 pub mod loss;
 pub mod loss_points;
 pub mod memory;

@@ -33,7 +33,7 @@ impl PartClock {
 /// Time of this rank in the parts of a step.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct StepTimes {
-    /// Pixels to the device and the frozen encoder.
+    /// Pixels to the device and the frozen encoder; where a thread encodes ahead, the wait for it.
     pub encode: Duration,
     /// Prompt encoder and HQ decoder.
     pub decode: Duration,

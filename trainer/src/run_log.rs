@@ -44,11 +44,16 @@ pub struct StepLine {
     pub step_secs: f64,
     /// Resident memory of rank 0 after the step, 0 where the system does not tell.
     pub resident_bytes: u64,
+    /// The most memory that tensors of rank 0 had on the GPU at once so far; null on a CPU.
+    pub device_peak_bytes: Option<u64>,
 }
 
 impl StepLine {
     /// The numbers by the names that TensorBoard shows.
     fn scalars(&self) -> Vec<(String, f64)> {
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        let device_peak =
+            self.device_peak_bytes.map(|bytes| ("memory/device_peak_gib", gib(bytes)));
         [
             ("train/loss", self.loss),
             ("train/loss_mask", self.loss_mask),
@@ -60,10 +65,12 @@ impl StepLine {
             ("speed/encode_secs", self.encode_secs),
             ("speed/decode_secs", self.decode_secs),
             ("speed/step_secs", self.step_secs),
-            ("memory/resident_gib", self.resident_bytes as f64 / f64::from(1 << 30)),
+            ("memory/resident_gib", gib(self.resident_bytes)),
         ]
+        .into_iter()
+        .chain(device_peak)
         .map(|(tag, value)| (tag.to_owned(), value))
-        .into()
+        .collect()
     }
 }
 

@@ -2,15 +2,14 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::batch::{group_prompts, to_tensors};
 use crate::data_parallel::DataParallel;
-use crate::feature_cache::{self, FeatureCache};
+use crate::frozen_stage::{EncodedPart, FrozenStage};
 use crate::loss::{LossConfig, point_sampled_loss};
 use crate::loss_points::draw_loss_points;
 use crate::model::{DecodeOutput, SamHq};
 use crate::optim::Adam;
 use crate::part_clock::{PartClock, StepTimes};
-use crate::train::TrainError;
+use crate::train::{Ahead, TrainError};
 use crate::upload::upload;
 
 /// What a step needs besides its batch; lives as long as the training.
@@ -23,8 +22,11 @@ pub struct StepContext {
     pub hq_parameters: Vec<(String, Tensor)>,
     /// The ranks.
     pub data_parallel: DataParallel,
-    /// Features of samples that come again.
-    pub feature_cache: Option<FeatureCache>,
+    /// What of a step is frozen.
+    pub frozen: FrozenStage,
+    /// The thread that does it for the next batch meanwhile; each batch must have been submitted to
+    /// it. Without one a step does it itself.
+    pub ahead: Option<Ahead>,
     /// Sampling of the loss points.
     pub loss: LossConfig,
     /// Where the tensors live.
@@ -33,8 +35,6 @@ pub struct StepContext {
     pub seed: u64,
     /// Samples per step over all ranks.
     pub global_batch: usize,
-    /// Samples that go through the model at once.
-    pub micro_batch: usize,
     /// Wait for a GPU after each part of a step, so that its time can be told; costs speed.
     pub synchronize_parts: bool,
 }
@@ -75,10 +75,14 @@ pub fn train_step(
     let mut times = StepTimes::default();
     // The mask loss, the dice loss and whether a stop was asked for.
     let sums = Tensor::zeros([3], (Kind::Double, context.device));
-    let local = batch.sample_ids.len();
-    for from in (0..local).step_by(context.micro_batch) {
-        let to = (from + context.micro_batch).min(local);
-        let losses = forward_backward(context, batch, from, to, &mut clock, &mut times);
+    for (from, to) in context.frozen.parts_of(batch) {
+        let part = match &mut context.ahead {
+            Some(ahead) => ahead.next_part()?,
+            None => context.frozen.encode(batch, from, to, &mut clock, &mut times),
+        };
+        // With a thread ahead, what the host waited for it.
+        times.encode += clock.lap();
+        let losses = forward_backward(context, batch, &part, &mut clock, &mut times);
         let _ = sums.narrow(0, 0, 2).g_add_(&losses);
     }
     let _ = sums.narrow(0, 2, 1).fill_(i64::from(stop_requested));
@@ -107,42 +111,31 @@ pub fn train_step(
     Ok(StepReport { loss_mask, loss_dice, grad_norm, stop: stop_requests > 0.0, times })
 }
 
-/// Samples `from..to`: encode once, decode once per prompt kind, backward into `.grad`. The mask
-/// and the dice loss (2), on the device.
+/// Decodes a part once per prompt kind, backward into `.grad`. The mask and the dice loss (2), on the
+/// device.
 fn forward_backward(
     context: &StepContext,
     batch: &pipeline::Batch,
-    from: usize,
-    to: usize,
+    part: &EncodedPart,
     clock: &mut PartClock,
     times: &mut StepTimes,
 ) -> Tensor {
-    let tensors = to_tensors(batch, from, to, context.device);
-    let image_bytes = batch.height * batch.width * 3;
-    let pixels = &batch.images[from * image_bytes..to * image_bytes];
-    let cache = context.feature_cache.as_ref();
-    let features = feature_cache::encode(&context.model, cache, &tensors.images_u8_bhwc, pixels);
-    times.encode += clock.lap();
-
     let mut losses = Tensor::zeros([2], (Kind::Double, context.device));
-    // Prompts of each sample; they share its features and its target.
     let each = batch.prompts.len() / batch.sample_ids.len().max(1);
-    for group in group_prompts(&batch.prompts[from * each..to * each], context.device) {
-        let samples: Vec<usize> = group.indices.iter().map(|&index| index / each).collect();
-        let indices: Vec<i64> = samples.iter().map(|&sample| sample as i64).collect();
+    for group in &part.groups {
         let sample_ids: Vec<&str> =
-            samples.iter().map(|&sample| batch.sample_ids[from + sample].as_str()).collect();
+            group.samples.iter().map(|&sample| batch.sample_ids[sample].as_str()).collect();
         let points =
             draw_loss_points(&context.loss, context.seed, batch.epoch, &sample_ids, context.device);
-        let prompts = context.model.embed_prompts(&group.prompts);
-        let decoded = context.model.decode(&features.select(&indices), &prompts, DecodeOutput::Hq);
+        let features = part.features.select(&group.indices);
+        let decoded = context.model.decode(&features, &group.prompts, DecodeOutput::Hq);
         times.decode += clock.lap();
         let Some(hq_logits) = decoded.hq_logits else { continue };
-        let target = tensors.target_b1hw.index_select(0, &upload(&indices, context.device));
+        let target = part.target_b1hw.index_select(0, &upload(&group.indices, context.device));
         let loss = point_sampled_loss(&hq_logits, &target, &points, &context.loss);
         // Each group's loss is a mean over its masks: weight it so that the sum over groups,
         // micro-batches and ranks is the mean over the global batch.
-        let weight = indices.len() as f64 / (context.global_batch * each) as f64;
+        let weight = group.indices.len() as f64 / (context.global_batch * each) as f64;
         let loss_mask = loss.loss_mask * weight;
         let loss_dice = loss.loss_dice * weight;
         (&loss_mask + &loss_dice).backward();

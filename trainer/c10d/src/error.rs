@@ -76,6 +76,14 @@ pub enum C10dError {
         /// The reporting rank.
         rank: usize,
     },
+    /// A stream, an event or the memory of a device.
+    #[error("{device}: {reason}")]
+    Device {
+        /// The device.
+        device: String,
+        /// libtorch's words.
+        reason: String,
+    },
     /// NCCL is built in, but the machine has no usable GPU.
     #[error("rank {rank}: NCCL needs a GPU and this machine shows none: use Gloo to train on CPU")]
     NoGpu {

@@ -89,7 +89,7 @@ unsafe fn take_text(text: *mut c_char) -> Option<String> {
 ///
 /// # Safety
 /// As for [`take_text`].
-unsafe fn check(text: *mut c_char) -> Result<(), String> {
+pub(crate) unsafe fn check(text: *mut c_char) -> Result<(), String> {
     // SAFETY: forwarded.
     match unsafe { take_text(text) } {
         None => Ok(()),

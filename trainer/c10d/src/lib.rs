@@ -24,8 +24,11 @@
 //! # }
 //! ```
 //!
+//! [`device`] is what else of libtorch tch does not expose: streams, events, memory of a GPU.
+//!
 //! This package holds the workspace's only unsafe code and only C++.
 
+pub mod device;
 mod error;
 mod ffi;
 mod process_group;

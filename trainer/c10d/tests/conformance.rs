@@ -7,7 +7,7 @@
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use c10d::{Backend, C10dError, ProcessGroup, ReduceOp};
+use c10d::{Backend, C10dError, ProcessGroup, ReduceOp, device};
 use tch::{Device, Kind, Tensor};
 
 mod ranks;
@@ -27,6 +27,8 @@ const CASES: &[Case] = &[
     ("a_missing_rank_0_is_named_at_start", a_missing_rank_0_is_named_at_start),
     ("a_taken_port_is_an_error", a_taken_port_is_an_error),
     ("nccl_without_gpu_is_an_error", nccl_without_gpu_is_an_error),
+    ("streams_of_a_missing_gpu_are_errors", streams_of_a_missing_gpu_are_errors),
+    ("streams_of_a_gpu_hand_over", streams_of_a_gpu_hand_over),
 ];
 
 fn main() -> ExitCode {
@@ -160,6 +162,51 @@ fn nccl_without_gpu_is_an_error() {
         C10dError::NoGpu { rank: 0 } => {}
         other => panic!("{other}"),
     }
+}
+
+fn streams_of_a_missing_gpu_are_errors() {
+    // On a CPU there is nothing to wait for and nothing to count.
+    device::own_stream(Device::Cpu).unwrap();
+    device::Event::now(Device::Cpu).unwrap().block().unwrap();
+    device::used_here(&scalar(1.0)).unwrap();
+    assert_eq!(device::device_memory(Device::Cpu).unwrap(), None);
+
+    let missing = Device::Cuda(usize::try_from(tch::Cuda::device_count()).unwrap());
+    let errors = [
+        device::own_stream(missing).unwrap_err(),
+        device::Event::now(missing).unwrap_err(),
+        device::device_memory(missing).unwrap_err(),
+    ];
+    for error in errors {
+        let text = error.to_string();
+        assert!(text.starts_with(&format!("{missing:?}: ")) && text.lines().count() == 1, "{text}");
+    }
+}
+
+/// A product made on a thread with a stream of its own, read by this one without a wait of the host.
+fn streams_of_a_gpu_hand_over() {
+    if tch::Cuda::device_count() == 0 {
+        say("skipped: this machine has no GPU");
+        return;
+    }
+    let gpu = Device::Cuda(0);
+    let left = Tensor::ones([2048, 2048], (Kind::Float, gpu));
+    tch::Cuda::synchronize(0);
+    for _ in 0..20 {
+        let left = left.shallow_clone();
+        let made = std::thread::spawn(move || {
+            device::own_stream(gpu).unwrap();
+            let product = left.matmul(&left).matmul(&left);
+            (product, device::Event::now(gpu).unwrap())
+        });
+        let (product, event) = made.join().unwrap();
+        event.block().unwrap();
+        device::used_here(&product).unwrap();
+        assert_eq!(product.mean(Kind::Double).double_value(&[]), 2048.0 * 2048.0);
+    }
+    let memory = device::device_memory(gpu).unwrap().unwrap();
+    assert!(memory.peak_allocated >= 3 * 2048 * 2048 * 4, "{memory:?}");
+    assert!(memory.peak_reserved >= memory.peak_allocated && memory.allocated > 0, "{memory:?}");
 }
 
 fn all_succeed(case: &str, world_size: usize) {

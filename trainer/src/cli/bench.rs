@@ -67,6 +67,10 @@ pub(super) fn run(
 fn table(report: &BenchReport) -> String {
     let seconds = &report.seconds;
     let encoder = &report.encoder;
+    let device = report.peak_device_mib.map_or_else(String::new, |mib| {
+        let reserved = report.peak_device_reserved_mib.unwrap_or(0);
+        format!("peak GPU memory      {mib:9} MiB in tensors, {reserved} MiB reserved\n")
+    });
     let parts = [
         ("step", seconds.step),
         ("  encoder", seconds.encoder),
@@ -76,10 +80,16 @@ fn table(report: &BenchReport) -> String {
         ("  optimiser", seconds.optimizer),
         ("data (beside it)", seconds.data),
     ];
-    let parts: String = parts.iter().map(|(name, s)| format!("{name:<20} {s:9.4} s\n")).collect();
+    let ahead = seconds.ahead.map(|ahead| ("step, encoding ahead", ahead));
+    let parts: String = parts
+        .iter()
+        .copied()
+        .chain(ahead)
+        .map(|(name, s)| format!("{name:<20} {s:9.4} s\n"))
+        .collect();
     format!(
         "{} x {} images a step, {}, {} threads, encoder in {}{}\n{parts}\
-         images a second      {:9.3}\npeak memory          {:9} MiB\n\
+         images a second      {:9.3}\npeak memory          {:9} MiB\n{device}\
          encoder              {:9.1} GFLOP/s, {:.0} % of a large product's {:.1}; {:.0} GFLOP an image",
         report.world_size,
         report.batch,

@@ -31,8 +31,14 @@ pub(crate) struct EvalArguments {
     /// Splits; default: those of the run's configuration, else `val`.
     #[arg(long)]
     split: Vec<String>,
-    /// Prompts, such as `box,points:1,points:10,coarse_mask,noisy_box:0.2`. Default: those of the
-    /// run's configuration, else `box`, as published.
+    /// Prompts, such as `box,clicks:1,points:10`. Default: those of the run's configuration, else
+    /// `box`, as published.
+    ///
+    /// `box`: the tight box around the mask. `points:N`: N random foreground points. `clicks:N`: one
+    /// click at the maximum of the mask's distance transform (`clicks:1` is the field's one-point
+    /// protocol), then each further one, of either kind, at that of the largest error left.
+    /// `coarse_mask`: the mask at 256 x 256 with noise. `noisy_box:SHARE`: the box moved and resized by
+    /// up to that share of its sides.
     #[arg(long = "protocol", value_name = "PROTOCOL", value_delimiter = ',')]
     protocols: Vec<Protocol>,
     /// Width of the boundary as a share of the image's diagonal. Default: the run's, else 0.02, as

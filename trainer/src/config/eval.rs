@@ -15,7 +15,7 @@ pub struct EvalSection {
     pub every_epochs: u64,
     /// Images of a split that are evaluated during training; absent: all.
     pub limit: Option<u64>,
-    /// Prompts: `box`, `points:N`, `coarse_mask`, `noisy_box:SHARE`; boxes alone as published.
+    /// Prompts: `box`, `points:N`, `clicks:N`, `coarse_mask`, `noisy_box:SHARE`; boxes alone as published.
     pub protocols: Vec<Protocol>,
     /// Logits that HQ-SAM's masks are made of.
     pub hq_output: HqOutput,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use tch::Device;
 
 use crate::model::Precision;
 
@@ -21,6 +22,9 @@ pub struct TrainSection {
     /// stay float32. Faster on GPUs and on CPUs with AMX or AVX-512 BF16; on others the products
     /// run in float32 on rounded values, which is not faster.
     pub bf16: bool,
+    /// Whether a thread encodes the next batch while this one is decoded; changes no bit. `"auto"`:
+    /// on a GPU, whose streams work side by side; a CPU has no cores to spare.
+    pub encode_ahead: EncodeAhead,
     /// Learning rate of Adam.
     pub lr: f64,
     /// Epochs after which the learning rate is multiplied by `lr_drop_factor`; it drops again
@@ -62,6 +66,7 @@ impl Default for TrainSection {
             global_batch: 32,
             micro_batch: 4,
             bf16: false,
+            encode_ahead: EncodeAhead::Auto,
             lr: 1e-3,
             lr_drop_epoch: 10,
             lr_drop_factor: 0.1,
@@ -76,6 +81,63 @@ impl Default for TrainSection {
             on_non_finite: NonFinite::Stop,
             cache_embeddings: None,
             cache_limit_gib: 16.0,
+        }
+    }
+}
+
+/// See [`TrainSection::encode_ahead`].
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(try_from = "Switch", into = "Switch")]
+pub enum EncodeAhead {
+    /// On a GPU.
+    Auto,
+    /// Always.
+    On,
+    /// Never.
+    Off,
+}
+
+impl EncodeAhead {
+    /// Whether it is done on `device`.
+    #[must_use]
+    pub fn is_on(self, device: Device) -> bool {
+        match self {
+            Self::Auto => device.is_cuda(),
+            Self::On => true,
+            Self::Off => false,
+        }
+    }
+}
+
+/// `true`, `false` or `"auto"`, as in a configuration.
+#[derive(Deserialize, Serialize)]
+#[serde(untagged)]
+enum Switch {
+    Set(bool),
+    Word(String),
+}
+
+impl TryFrom<Switch> for EncodeAhead {
+    type Error = String;
+
+    fn try_from(switch: Switch) -> Result<Self, String> {
+        match switch {
+            Switch::Set(true) => Ok(Self::On),
+            Switch::Set(false) => Ok(Self::Off),
+            Switch::Word(word) if word == "auto" => Ok(Self::Auto),
+            Switch::Word(word) => {
+                Err(format!("train.encode_ahead = \"{word}\": valid are \"auto\", true and false"))
+            }
+        }
+    }
+}
+
+impl From<EncodeAhead> for Switch {
+    fn from(choice: EncodeAhead) -> Self {
+        match choice {
+            EncodeAhead::Auto => Self::Word("auto".into()),
+            EncodeAhead::On => Self::Set(true),
+            EncodeAhead::Off => Self::Set(false),
         }
     }
 }

@@ -3,6 +3,7 @@
 //! As published: image and mask are stretched to the square input, the prompt is made from the
 //! stretched mask, the 256 x 256 logits are resized to the file's resolution and cut at 0.
 
+mod clicks;
 mod gallery;
 mod page;
 mod protocol;
@@ -160,13 +161,13 @@ fn prepare<'a>(
         .view([samples.len() as i64, side as i64, side as i64, 3])
         .to_device(context.device);
     let features = tch::no_grad(|| {
-        feature_cache::encode(context.model, context.feature_cache, &images, &pixels)
+        feature_cache::encode(context.model.encoders(), context.feature_cache, &images, &pixels)
     });
     let truths = samples.iter().map(|sample| Truth::new(&sample.mask, dilation_ratio)).collect();
     EvalBatch { samples, stretched_masks, truths, features }
 }
 
-/// The scores of a batch with one protocol, in the order of the groups of prompts.
+/// The scores of a batch with one protocol.
 fn score(
     context: &EvalContext<'_>,
     batch: &EvalBatch<'_>,
@@ -183,68 +184,85 @@ fn score(
             (prompt.prompt, prompt.is_replaced)
         })
         .unzip();
+    let hq_output = match config.hq_output {
+        HqOutput::Hq => DecodeOutput::Hq,
+        HqOutput::Sum => DecodeOutput::Both { multimask: false },
+    };
+    let sam_output = DecodeOutput::Sam { multimask: false };
+    let [sam_logits, hq_logits] = [sam_output, hq_output]
+        .map(|output| logits(context, batch, prompts.clone(), output, protocol.further_clicks()));
     let mut scores = Vec::with_capacity(prompts.len());
-    for group in group_prompts(&prompts, context.device) {
-        let logits = decode(context.model, &batch.features, &group, config.hq_output);
-        for (position, &index) in group.indices.iter().enumerate() {
-            let (sample, truth) = (&batch.samples[index], &batch.truths[index]);
-            let [sam_mask, hq_mask] =
-                [&logits.sam, &logits.hq].map(|logits| predict(logits, position, truth));
-            let (sam, hq) = (truth.compare(&sam_mask), truth.compare(&hq_mask));
-            let score = ImageScore {
-                row: sample.row,
-                sample_id: sample.sample_id.clone(),
-                source: sample.source.clone(),
-                protocol,
-                height: truth.height,
-                width: truth.width,
-                truth_pixels: truth.pixels,
-                sam_pixels: sam.pixels,
-                hq_pixels: hq.pixels,
-                prompt_replaced: replaced[index],
-                sam: sam.score,
-                hq: hq.score,
-            };
-            gallery.offer(&score, sample, Masks { sam: &sam_mask, hq: &hq_mask });
-            scores.push(score);
-        }
+    for (index, (sample, truth)) in batch.samples.iter().zip(&batch.truths).enumerate() {
+        let [sam_mask, hq_mask] = [&sam_logits, &hq_logits]
+            .map(|logits| predict(&logits[index], (truth.height, truth.width)));
+        let (sam, hq) = (truth.compare(&sam_mask), truth.compare(&hq_mask));
+        let score = ImageScore {
+            row: sample.row,
+            sample_id: sample.sample_id.clone(),
+            source: sample.source.clone(),
+            protocol,
+            height: truth.height,
+            width: truth.width,
+            truth_pixels: truth.pixels,
+            sam_pixels: sam.pixels,
+            hq_pixels: hq.pixels,
+            prompt_replaced: replaced[index],
+            sam: sam.score,
+            hq: hq.score,
+        };
+        gallery.offer(&score, sample, Masks { sam: &sam_mask, hq: &hq_mask });
+        scores.push(score);
     }
     scores
 }
 
-/// Logits (B, 1, h, w) of the prompts of a group.
-struct Logits {
-    sam: Tensor,
-    hq: Tensor,
+/// Logits (1, 1, h, w) of each sample after `further_clicks` corrections of its prompt.
+fn logits(
+    context: &EvalContext<'_>,
+    batch: &EvalBatch<'_>,
+    mut prompts: Vec<Prompt>,
+    output: DecodeOutput,
+    further_clicks: usize,
+) -> Vec<Tensor> {
+    let mut found = decode(context, &batch.features, &prompts, output);
+    let side = context.img_size;
+    for _ in 0..further_clicks {
+        for ((prompt, mask), logits) in prompts.iter_mut().zip(&batch.stretched_masks).zip(&found) {
+            clicks::add(prompt, mask, &predict(logits, (side, side)));
+        }
+        found = decode(context, &batch.features, &prompts, output);
+    }
+    found
 }
 
+/// Logits (1, 1, h, w) of each prompt; those of one kind go through the decoder together.
 fn decode(
-    model: &SamHq,
+    context: &EvalContext<'_>,
     features: &ImageFeatures,
-    group: &PromptGroup,
-    hq_output: HqOutput,
-) -> Logits {
-    let indices: Vec<i64> = group.indices.iter().map(|&index| index as i64).collect();
-    tch::no_grad(|| {
-        let features = features.select(&indices);
-        let prompts = model.embed_prompts(&group.prompts);
-        let decode = |output| model.decode(&features, &prompts, output);
-        let sam = decode(DecodeOutput::Sam { multimask: false }).sam_logits.unwrap_or_default();
-        let hq = match hq_output {
-            HqOutput::Hq => decode(DecodeOutput::Hq).hq_logits.unwrap_or_default(),
-            HqOutput::Sum => {
-                let both = decode(DecodeOutput::Both { multimask: false });
-                both.hq_logits.unwrap_or_default() + both.sam_logits.unwrap_or_default()
+    prompts: &[Prompt],
+    output: DecodeOutput,
+) -> Vec<Tensor> {
+    let mut found: Vec<Tensor> = prompts.iter().map(|_| Tensor::new()).collect();
+    for PromptGroup { indices, prompts } in group_prompts(prompts, context.device) {
+        let rows: Vec<i64> = indices.iter().map(|&index| index as i64).collect();
+        let logits = tch::no_grad(|| {
+            let prompts = context.model.embed_prompts(&prompts);
+            let decoded = context.model.decode(&features.select(&rows), &prompts, output);
+            match (decoded.hq_logits, decoded.sam_logits) {
+                (Some(hq), Some(sam)) => hq + sam,
+                (hq, sam) => hq.or(sam).unwrap_or_default(),
             }
-        };
-        Logits { sam, hq }
-    })
+        });
+        for (position, index) in (0..).zip(indices) {
+            found[index] = logits.narrow(0, position, 1);
+        }
+    }
+    found
 }
 
-/// The mask of one prompt at the file's resolution, a byte a pixel.
-fn predict(logits: &Tensor, position: usize, truth: &Truth) -> Vec<u8> {
-    let logits = logits.narrow(0, position as i64, 1);
-    let upsampled = upsample_logits(&logits, truth.height as i64, truth.width as i64);
+/// The mask of one prompt at a size, a byte a pixel.
+fn predict(logits: &Tensor, (height, width): (usize, usize)) -> Vec<u8> {
+    let upsampled = upsample_logits(logits, height as i64, width as i64);
     let predicted = upsampled.gt(0.0).to_kind(Kind::Uint8).to_device(Device::Cpu);
     Vec::try_from(predicted.reshape([-1]))
         .expect("a tensor of bytes on the CPU becomes a vector of bytes")

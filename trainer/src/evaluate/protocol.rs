@@ -1,4 +1,4 @@
-//! Which prompt an evaluation gives: drawn from the stretched mask, the same for the same sample
+//! Which prompt an evaluation gives first: made from the stretched mask, the same for the same sample
 //! and seed whatever else is evaluated beside it.
 
 use std::fmt;
@@ -9,6 +9,8 @@ use dataset::raster::Mask255;
 use dataset::rng::{Draw, sample_rng};
 use serde::{Deserialize, Serialize};
 
+use super::clicks;
+
 /// A kind of prompt to evaluate with.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Serialize)]
 #[serde(try_from = "String", into = "String")]
@@ -17,6 +19,10 @@ pub enum Protocol {
     Box,
     /// `points:N`: N distinct random foreground points, as the published training draws its 10.
     Points(usize),
+    /// `clicks:N`: one click at the centre-most foreground pixel, the field's one-point protocol, and
+    /// then up to N - 1 more, each at the centre of the largest error that is left; SAM and HQ-SAM are
+    /// each corrected by themselves. The previous mask is not given back to the model.
+    Clicks(usize),
     /// `coarse_mask`: the mask at 256 x 256 with the noise of the published training.
     CoarseMask,
     /// `noisy_box:SHARE`: the box moved and resized at random by up to that share of its sides;
@@ -53,10 +59,19 @@ impl Protocol {
         };
         let prompt = match self {
             Self::Points(count) => draw(PromptKind::Points, count, 0.0),
+            Self::Clicks(_) => clicks::first(mask).unwrap_or(Prompt::Box(corners)),
             Self::NoisyBox(share) => draw(PromptKind::Box, 1, share),
             Self::Box | Self::CoarseMask => Prompt::Box(corners),
         };
         EvalPrompt { prompt, is_replaced: false }
+    }
+
+    /// Clicks that follow the first prompt, each after a look at what it gave.
+    pub(super) fn further_clicks(self) -> usize {
+        match self {
+            Self::Clicks(count) => count.saturating_sub(1),
+            _ => 0,
+        }
     }
 
     /// What the prompt is, in a sentence of a report.
@@ -66,6 +81,11 @@ impl Protocol {
             Self::Box => "the tight box around the stretched mask".to_owned(),
             Self::Points(1) => "1 random foreground point".to_owned(),
             Self::Points(count) => format!("{count} random foreground points"),
+            Self::Clicks(1) => "1 click at the centre-most foreground pixel".to_owned(),
+            Self::Clicks(count) => format!(
+                "up to {count} clicks, the first at the centre-most foreground pixel, each further \
+                 one at the centre of the largest error left"
+            ),
             Self::CoarseMask => "the mask at 256 x 256 with noise along its edges".to_owned(),
             Self::NoisyBox(share) => {
                 format!("the box moved and resized at random by up to {share} of its sides")
@@ -79,6 +99,7 @@ impl fmt::Display for Protocol {
         match self {
             Self::Box => formatter.write_str("box"),
             Self::Points(count) => write!(formatter, "points:{count}"),
+            Self::Clicks(count) => write!(formatter, "clicks:{count}"),
             Self::CoarseMask => formatter.write_str("coarse_mask"),
             Self::NoisyBox(share) => write!(formatter, "noisy_box:{share}"),
         }
@@ -88,8 +109,8 @@ impl fmt::Display for Protocol {
 /// A name that stands for no protocol.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "`{0}` is no protocol; there are box, points:N (such as points:5, at least 1), coarse_mask \
-     and noisy_box:SHARE (such as noisy_box:0.2, above 0 and below 1)"
+    "`{0}` is no protocol; there are box, points:N (such as points:5, at least 1), clicks:N (such as \
+     clicks:1), coarse_mask and noisy_box:SHARE (such as noisy_box:0.2, above 0 and below 1)"
 )]
 pub struct UnknownProtocol(String);
 
@@ -105,8 +126,9 @@ impl FromStr for Protocol {
         match (name, argument) {
             ("box", None) => Ok(Self::Box),
             ("coarse_mask", None) => Ok(Self::CoarseMask),
-            ("points", Some(count)) => match count.parse() {
-                Ok(count) if count > 0 => Ok(Self::Points(count)),
+            ("points" | "clicks", Some(count)) => match count.parse() {
+                Ok(count) if count > 0 && name == "points" => Ok(Self::Points(count)),
+                Ok(count) if count > 0 => Ok(Self::Clicks(count)),
                 _ => Err(unknown()),
             },
             ("noisy_box", Some(share)) => match share.parse() {
@@ -147,7 +169,8 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        for name in ["box", "points:1", "points:10", "coarse_mask", "noisy_box:0.2"] {
+        let names = ["box", "points:1", "points:10", "clicks:1", "clicks:5", "coarse_mask"];
+        for name in names.into_iter().chain(["noisy_box:0.2"]) {
             assert_eq!(name.parse::<Protocol>().unwrap().to_string(), name);
         }
         for name in [
@@ -156,6 +179,8 @@ mod tests {
             "points",
             "points:0",
             "points:-1",
+            "clicks",
+            "clicks:0",
             "noisy_box",
             "noisy_box:1",
             "noisy_box:0",
@@ -181,6 +206,11 @@ mod tests {
             let foreground = |[x, y]: [f32; 2]| mask.pixels[y as usize * 64 + x as usize];
             assert!(coords.into_iter().all(|point| foreground(point) > MASK_THRESHOLD));
         }
+        for (count, further) in [(1, 0), (3, 2)] {
+            let click = Prompt::Points { coords: vec![[29.0, 19.0]], labels: vec![1.0] };
+            assert_eq!(prompt(Protocol::Clicks(count), 1, "a"), click);
+            assert_eq!(Protocol::Clicks(count).further_clicks(), further);
+        }
         let Prompt::NoiseMask(values) = prompt(Protocol::CoarseMask, 1, "a") else {
             panic!("a mask")
         };
@@ -200,7 +230,9 @@ mod tests {
     #[test]
     fn a_mask_without_foreground_gets_the_whole_image_and_says_so() {
         let empty = Mask255 { height: 8, width: 8, pixels: vec![0; 64] };
-        for protocol in [Protocol::Box, Protocol::Points(5), Protocol::NoisyBox(0.2)] {
+        for protocol in
+            [Protocol::Box, Protocol::Points(5), Protocol::Clicks(3), Protocol::NoisyBox(0.2)]
+        {
             let replaced = protocol.prompt(&empty, 1, "a");
             assert_eq!(replaced.prompt, Prompt::Box([0.0, 0.0, 7.0, 7.0]));
             assert!(replaced.is_replaced);

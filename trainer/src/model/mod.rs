@@ -15,6 +15,7 @@ use tch::Tensor;
 
 mod attention;
 mod config;
+mod encoders;
 mod flops;
 mod image_encoder;
 mod init;
@@ -33,6 +34,7 @@ mod two_way_transformer;
 mod windows;
 
 pub use config::{EncoderConfig, Normalization, Stem, TinyVitConfig, VitConfig};
+pub use encoders::Encoders;
 pub use flops::{computed_flop, published_flop};
 pub use load::HqInit;
 pub use precision::{Precision, multiplies_bf16};

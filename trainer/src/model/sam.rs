@@ -5,16 +5,15 @@ use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor, no_grad};
 
 use super::StateDict;
-use super::config::{EncoderConfig, NUM_SAM_MASK_TOKENS, Normalization};
-use super::image_encoder::ImageEncoderVit;
+use super::config::{EncoderConfig, NUM_SAM_MASK_TOKENS};
+use super::encoders::Encoders;
 use super::layers::{Source, bchw, bhwc, shuffle_subpixels};
 use super::load::{HqInit, complete, random};
 use super::mask_decoder::MaskDecoder;
 use super::mask_decoder_hq::MaskDecoderHq;
 use super::precision::Precision;
-use super::prompt_encoder::{PromptBatch, PromptEmbeddings, PromptEncoder};
+use super::prompt_encoder::{PromptBatch, PromptEmbeddings};
 use super::spec::hq_specs;
-use super::tiny_vit::TinyVit;
 use crate::upload::upload;
 use crate::weights::WeightsError;
 
@@ -22,8 +21,6 @@ use crate::weights::WeightsError;
 pub const PIXEL_MEAN: [f32; 3] = [123.675, 116.28, 103.53];
 /// SAM's channel deviations, for RGB in 0..255.
 pub const PIXEL_STD: [f32; 3] = [58.395, 57.12, 57.375];
-/// Smallest range that min-max normalisation divides by.
-const MIN_PIXEL_RANGE: f64 = 1e-8;
 
 /// What the decoder reads of B images.
 #[derive(Debug)]
@@ -99,44 +96,12 @@ enum SamChoice {
     Each,
 }
 
-enum ImageEncoder {
-    Vit(Box<ImageEncoderVit>),
-    TinyVit(Box<TinyVit>),
-}
-
-impl ImageEncoder {
-    fn load(
-        config: &EncoderConfig,
-        state: &StateDict,
-        precision: Precision,
-        device: Device,
-    ) -> Result<Self, WeightsError> {
-        let source = Source::new(state, device).in_precision(precision).at("image_encoder");
-        Ok(match config {
-            EncoderConfig::Vit(vit) => Self::Vit(Box::new(ImageEncoderVit::load(&source, vit)?)),
-            EncoderConfig::TinyVit(tiny) => Self::TinyVit(Box::new(TinyVit::load(&source, tiny)?)),
-        })
-    }
-
-    fn forward(&self, input_bchw: &Tensor) -> (Tensor, Tensor) {
-        match self {
-            Self::Vit(encoder) => encoder.forward(input_bchw),
-            Self::TinyVit(encoder) => encoder.forward(input_bchw),
-        }
-    }
-}
-
 /// HQ-SAM: a frozen SAM and the trained HQ part.
 pub struct SamHq {
     config: EncoderConfig,
     device: Device,
     state: StateDict,
-    image_encoder: ImageEncoder,
-    precision: Precision,
-    /// Channel means and deviations of the pixels, (3) each.
-    pixel_mean: Tensor,
-    pixel_std: Tensor,
-    prompt_encoder: PromptEncoder,
+    encoders: Encoders,
     mask_decoder: MaskDecoder,
     mask_decoder_hq: MaskDecoderHq,
 }
@@ -168,27 +133,10 @@ impl SamHq {
         device: Device,
     ) -> Result<Self, WeightsError> {
         let source = Source::new(&state, device);
-        let precision = Precision::default();
-        let image_encoder = ImageEncoder::load(config, &state, precision, device)?;
-        let constant = |values: &[f32]| Tensor::from_slice(values).to_device(device);
-        let (img_size, embedding_size) = (config.img_size(), config.embedding_size());
-        let prompt_encoder =
-            PromptEncoder::load(&source.at("prompt_encoder"), img_size, embedding_size)?;
-        let mask_decoder =
-            MaskDecoder::load(&source.at("mask_decoder"), &prompt_encoder.dense_pe())?;
+        let encoders = Encoders::load(config, &state, Precision::default(), device)?;
+        let mask_decoder = MaskDecoder::load(&source.at("mask_decoder"), &encoders.dense_pe())?;
         let mask_decoder_hq = MaskDecoderHq::load(&state, &hq_specs(config), device)?;
-        Ok(Self {
-            config: config.clone(),
-            device,
-            image_encoder,
-            precision,
-            pixel_mean: constant(&PIXEL_MEAN),
-            pixel_std: constant(&PIXEL_STD),
-            prompt_encoder,
-            mask_decoder,
-            mask_decoder_hq,
-            state,
-        })
+        Ok(Self { config: config.clone(), device, encoders, mask_decoder, mask_decoder_hq, state })
     }
 
     /// The same model with its frozen encoder in `precision`; its features stay float32.
@@ -196,17 +144,21 @@ impl SamHq {
     /// # Errors
     /// None that [`SamHq::from_state`] would not have found.
     pub fn with_encoder_precision(mut self, precision: Precision) -> Result<Self, WeightsError> {
-        if precision != self.precision {
-            self.image_encoder =
-                no_grad(|| ImageEncoder::load(&self.config, &self.state, precision, self.device))?;
-            self.precision = precision;
+        if precision != self.encoder_precision() {
+            self.encoders =
+                no_grad(|| Encoders::load(&self.config, &self.state, precision, self.device))?;
         }
         Ok(self)
     }
 
     /// The number type of the frozen encoder.
     pub fn encoder_precision(&self) -> Precision {
-        self.precision
+        self.encoders.precision()
+    }
+
+    /// What runs before the decoder, for another thread.
+    pub fn encoders(&self) -> &Encoders {
+        &self.encoders
     }
 
     /// The encoder's configuration.
@@ -230,25 +182,7 @@ impl SamHq {
     /// # Panics
     /// When an image is larger than the encoder's input.
     pub fn preprocess(&self, images_bhwc: &Tensor) -> Tensor {
-        let size = images_bhwc.size();
-        let (height, width, side) = (size[1], size[2], self.config.img_size());
-        assert!(
-            height <= side && width <= side && size[3] == 3,
-            "images {size:?} do not fit the encoder's input of {side} x {side} x 3: resize them first"
-        );
-        let x = images_bhwc.to_device(self.device).to_kind(Kind::Float);
-        let x = match self.config.normalization() {
-            Normalization::MeanStd => (x - &self.pixel_mean).g_div_(&self.pixel_std),
-            Normalization::MinMax => {
-                let low = x.amin([1, 2, 3], true);
-                let range = x.amax([1, 2, 3], true) - &low;
-                (x - low) / range.clamp_min(MIN_PIXEL_RANGE)
-            }
-        };
-        if (height, width) == (side, side) {
-            return bchw(&x);
-        }
-        bchw(&x.constant_pad_nd([0, 0, 0, side - width, 0, side - height]))
+        self.encoders.preprocess(images_bhwc)
     }
 
     /// Runs the frozen encoder on (B, 3, S, S), without gradients.
@@ -256,26 +190,12 @@ impl SamHq {
     /// A CPU takes the images one by one: the activations of one already exceed its caches, and
     /// larger batches measured slower an image.
     pub fn encode(&self, input_bchw: &Tensor) -> ImageFeatures {
-        let forward = |input: &Tensor| {
-            let (image_embeddings, interm_embeddings) =
-                self.image_encoder.forward(&input.to_kind(self.precision.kind()));
-            (image_embeddings.to_kind(Kind::Float), interm_embeddings.to_kind(Kind::Float))
-        };
-        let (image_embeddings, interm_embeddings) = no_grad(|| {
-            let batch = input_bchw.size()[0];
-            if batch == 1 || self.device != Device::Cpu {
-                return forward(input_bchw);
-            }
-            let images = (0..batch).map(|index| forward(&input_bchw.narrow(0, index, 1)));
-            let (image_embeddings, interm_embeddings): (Vec<_>, Vec<_>) = images.unzip();
-            (Tensor::cat(&image_embeddings, 0), Tensor::cat(&interm_embeddings, 0))
-        });
-        ImageFeatures { image_embeddings: bchw(&image_embeddings), interm_embeddings }
+        self.encoders.encode(input_bchw)
     }
 
     /// Embeds prompts, without gradients.
     pub fn embed_prompts(&self, prompts: &PromptBatch) -> PromptEmbeddings {
-        no_grad(|| self.prompt_encoder.forward(prompts))
+        self.encoders.embed_prompts(prompts)
     }
 
     /// Masks for prompt i on image i; features of one image serve all prompts. Gradients flow to

@@ -80,6 +80,14 @@ impl Prediction {
         let scores = self.scores.iter().enumerate();
         scores.max_by(|a, b| a.1.total_cmp(b.1)).map_or(0, |(index, _)| index)
     }
+
+    /// The logits of that mask, as a prompt that a further prediction refines.
+    #[must_use]
+    pub fn best_mask_input(&self) -> MaskInput {
+        let logits = self.low_res_logits.get(self.best() as i64);
+        let values = Vec::try_from(logits.reshape([-1])).unwrap_or_default();
+        MaskInput { side: logits.size()[0] as usize, values }
+    }
 }
 
 /// Reads an image of any mode the codec takes.

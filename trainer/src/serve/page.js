@@ -6,8 +6,9 @@ const at = id => document.getElementById(id);
 const canvases = [at('sam'), at('hq')];
 const DRAG = 6; // A shorter way of the pointer, in pixels of the screen, is a click.
 let picture = null; // { id, width, height, bitmap }
-let prompts = []; // { box: [x0, y0, x1, y1] } or { point: [x, y, label] }, in order of entry
+let prompts = []; // { box: [x0, y0, x1, y1] }, { point: [x, y, label] } or { refine: id of an answer }, in order of entry
 let masks = {}; // name of the canvas -> bitmap
+let shown = null; // id of the answer whose masks are shown
 let drag = null;
 let asked = 0; // number of the last request: answers to earlier ones are late
 
@@ -33,7 +34,7 @@ async function open(file) {
     if (number !== asked) return;
     picture = { ...answer, bitmap };
     prompts = [];
-    masks = {};
+    show({}, null);
     for (const canvas of canvases) {
       canvas.width = picture.width;
       canvas.height = picture.height;
@@ -47,11 +48,18 @@ async function open(file) {
   }
 }
 
+function show(found, id) {
+  masks = found;
+  shown = id;
+  at('refine').disabled = id === null;
+}
+
 function prompt() {
   const boxes = prompts.filter(entry => entry.box);
   return {
     box: boxes.length ? boxes.at(-1).box : null,
     points: prompts.filter(entry => entry.point).map(entry => entry.point),
+    refine: prompts.findLast(entry => entry.refine)?.refine ?? null,
     sum: Boolean(document.querySelector('[name=sum]:checked').value),
     multimask: at('multimask').checked,
   };
@@ -61,7 +69,7 @@ async function predict() {
   const number = ++asked;
   if (!picture) return;
   if (!prompts.length) {
-    masks = {};
+    show({}, null);
     for (const name of ['sam', 'hq']) at(`${name}-facts`).textContent = '';
     say('Click on an object, or drag a box around it.');
     return draw();
@@ -79,7 +87,7 @@ async function predict() {
       await found[name].decode();
     }
     if (number !== asked) return;
-    masks = found;
+    show(found, answer.id);
     for (const name of ['sam', 'hq']) {
       const share = 100 * answer[name].area / (picture.width * picture.height);
       at(`${name}-facts`).textContent = `${share.toFixed(1)} % of the picture, predicted IoU ${answer[name].score.toFixed(3)}`;
@@ -99,7 +107,7 @@ function draw() {
     const unit = picture.width / Math.max(canvas.clientWidth, 1);
     for (const entry of [...prompts, ...(drag && drag.box ? [{ box: drag.box }] : [])]) {
       if (entry.box) drawBox(context, entry.box, unit);
-      else drawPoint(context, entry.point, unit);
+      else if (entry.point) drawPoint(context, entry.point, unit);
     }
   }
 }
@@ -178,6 +186,11 @@ for (const kind of ['dragover', 'dragleave', 'drop']) {
     if (kind === 'drop') open(event.dataTransfer.files[0]);
   });
 }
+at('refine').addEventListener('click', () => {
+  if (shown === null) return;
+  prompts.push({ refine: shown });
+  predict();
+});
 at('undo').addEventListener('click', () => { prompts.pop(); predict(); });
 at('clear').addEventListener('click', () => { prompts = []; predict(); });
 for (const input of [at('multimask'), ...document.querySelectorAll('[name=sum]')]) {

@@ -68,6 +68,9 @@ struct PagePrompt {
     /// x, y, and 1 for foreground or 0 for background.
     #[serde(default)]
     points: Vec<(f32, f32, u8)>,
+    /// The earlier answer whose masks are prompts as well.
+    #[serde(default)]
+    refine: Option<u64>,
     #[serde(default)]
     sum: bool,
     #[serde(default)]
@@ -97,7 +100,8 @@ pub(super) async fn masks(
         mask: None,
     };
     let mode = if page.sum { MaskMode::Sum } else { MaskMode::Hq };
-    let request = MaskRequest { image, prompt, mode, multimask: page.multimask };
+    let request =
+        MaskRequest { image, prompt, refine: page.refine, mode, multimask: page.multimask };
     shared.worker.masks(request).await.map(Json)
 }
 

@@ -18,12 +18,16 @@ use tokio::sync::oneshot;
 
 use super::answer::{Answer, Refusal};
 use crate::model::SamHq;
-use crate::predict::{EncodedImage, ImagePrompt, MaskMode, PredictError, Prediction, Predictor};
+use crate::predict::{
+    EncodedImage, ImagePrompt, MaskInput, MaskMode, PredictError, Prediction, Predictor,
+};
 
 /// Requests that may wait. An upload waits as a whole.
 const QUEUE: usize = 8;
 /// Pictures whose features are kept; about 16 MiB each at published sizes.
 const KEPT_IMAGES: usize = 8;
+/// Answers whose logits are kept to be refined; half a MiB each at published sizes.
+const KEPT_ANSWERS: usize = 32;
 /// Colours of SAM's and the HQ mask on the page; the outline is opaque.
 const SAM_COLOR: [u8; 3] = [255, 140, 0];
 const HQ_COLOR: [u8; 3] = [30, 144, 255];
@@ -40,6 +44,8 @@ pub(super) struct OpenedImage {
 /// Both masks of one prompt.
 #[derive(Debug, Serialize)]
 pub(super) struct BothMasks {
+    /// Names these masks in a request to refine them.
+    id: u64,
     sam: MaskPicture,
     hq: MaskPicture,
 }
@@ -59,6 +65,8 @@ struct MaskPicture {
 pub(super) struct MaskRequest {
     pub(super) image: u64,
     pub(super) prompt: ImagePrompt,
+    /// An earlier answer on the same picture: each model's mask of it is a prompt to that model.
+    pub(super) refine: Option<u64>,
     /// `Hq` or `Sum`.
     pub(super) mode: MaskMode,
     pub(super) multimask: bool,
@@ -112,6 +120,7 @@ fn work(model: &SamHq, max_pixels: u64, queue: &Receiver<Job>) {
         predictor: Predictor::new(model),
         max_pixels,
         images: VecDeque::new(),
+        answers: VecDeque::new(),
         next_id: 1,
     };
     while let Ok(job) = queue.recv() {
@@ -142,7 +151,18 @@ struct Session<'a> {
     predictor: Predictor<'a>,
     max_pixels: u64,
     images: VecDeque<(u64, EncodedImage)>,
+    answers: VecDeque<KeptAnswer>,
+    /// Of the next picture or answer.
     next_id: u64,
+}
+
+/// What a later prompt may refine.
+struct KeptAnswer {
+    id: u64,
+    image: u64,
+    /// Low-resolution logits.
+    sam: MaskInput,
+    hq: MaskInput,
 }
 
 impl Session<'_> {
@@ -165,21 +185,37 @@ impl Session<'_> {
         Ok(OpenedImage { id, width: image.width, height: image.height })
     }
 
-    fn masks(&self, request: &MaskRequest) -> Answer<BothMasks> {
+    fn masks(&mut self, request: &MaskRequest) -> Answer<BothMasks> {
+        let gone = |what| Refusal::new(StatusCode::NOT_FOUND, what);
         let kept = self.images.iter().find(|(id, _)| *id == request.image);
-        let (_, image) = kept.ok_or_else(|| {
-            Refusal::new(StatusCode::NOT_FOUND, "this picture is no longer kept; open it again")
-        })?;
-        let picture = |mode, color| -> Answer<MaskPicture> {
-            let prompt = std::slice::from_ref(&request.prompt);
-            let found = self.predictor.predict(image, prompt, mode, request.multimask);
-            let found = found.map_err(|error| unusable(&error))?.swap_remove(0);
-            picture(found, color)
+        let (_, image) =
+            kept.ok_or_else(|| gone("this picture is no longer kept; open it again"))?;
+        let is_refined = |answer: &&KeptAnswer| {
+            Some(answer.id) == request.refine && answer.image == request.image
         };
-        Ok(BothMasks {
-            sam: picture(MaskMode::Sam, SAM_COLOR)?,
-            hq: picture(request.mode, HQ_COLOR)?,
-        })
+        let refined = self.answers.iter().find(is_refined);
+        if request.refine.is_some() && refined.is_none() {
+            return Err(gone("the mask to refine is no longer kept; click again without it"));
+        }
+        let predict = |mode, mask: Option<&MaskInput>| -> Answer<Prediction> {
+            let prompt = ImagePrompt { mask: mask.cloned(), ..request.prompt.clone() };
+            let found = self.predictor.predict(image, &[prompt], mode, request.multimask);
+            Ok(found.map_err(|error| unusable(&error))?.swap_remove(0))
+        };
+        let sam = predict(MaskMode::Sam, refined.map(|answer| &answer.sam))?;
+        let hq = predict(request.mode, refined.map(|answer| &answer.hq))?;
+        let id = self.next_id;
+        self.next_id += 1;
+        self.answers.push_back(KeptAnswer {
+            id,
+            image: request.image,
+            sam: sam.best_mask_input(),
+            hq: hq.best_mask_input(),
+        });
+        if self.answers.len() > KEPT_ANSWERS {
+            self.answers.pop_front();
+        }
+        Ok(BothMasks { id, sam: picture(sam, SAM_COLOR)?, hq: picture(hq, HQ_COLOR)? })
     }
 }
 

@@ -7,7 +7,7 @@ use toml::Value;
 /// Settings that may change between a checkpoint and the run that goes on from it: they say where
 /// things lie, how long to go on and what to watch, not what a step computes. Files are compared by
 /// their hashes.
-const FREE: [&str; 15] = [
+const FREE: [&str; 16] = [
     "output",
     "model.checkpoint",
     "model.hq_checkpoint",
@@ -19,6 +19,7 @@ const FREE: [&str; 15] = [
     "train.world_size",
     "train.micro_batch",
     "train.collective_timeout_secs",
+    "train.encode_ahead",
     "train.keep_last",
     "train.keep_best",
     "train.check_parameters_every_steps",

@@ -1,6 +1,7 @@
 //! The training loop: batches in, checkpoints and logs out.
 
 mod agreement;
+mod ahead;
 mod frozen;
 mod guards;
 mod resume;
@@ -18,6 +19,8 @@ use launch::rank_env::RankEnv;
 use pipeline::{StreamError, TrainRecipe, TrainStream};
 use tch::Device;
 
+pub use self::ahead::Ahead;
+use self::ahead::Batches;
 use self::training::Training;
 pub(crate) use self::training::{join_ranks, step_context};
 use crate::checkpoint::CheckpointError;
@@ -114,14 +117,15 @@ pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, Tr
     let mut training = Training::start(config, options)?;
     let start = training.position;
     let recipe = train_recipe(config, training.img_size);
-    let mut stream = TrainStream::new(
+    let stream = TrainStream::new(
         Arc::clone(&training.dataset),
         recipe,
         training.world,
         start,
         config.train.epochs,
     )?;
-    let steps_per_epoch = stream.steps_per_epoch();
+    let mut batches = Batches::new(stream);
+    let steps_per_epoch = batches.steps_per_epoch();
     if steps_per_epoch == 0 {
         return Err(too_few_samples(config));
     }
@@ -131,7 +135,7 @@ pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, Tr
     loop {
         let waiting = Instant::now();
         training.heartbeat.beat(training.global_step);
-        let Some(batch) = stream.next_batch()? else { break };
+        let Some(batch) = batches.next(training.context.ahead.as_ref())? else { break };
         let data_wait = waiting.elapsed();
         let lr = config.train.lr_at(batch.epoch);
         let stepping = Instant::now();

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d::device::device_memory;
 use dataset::order::World;
 use launch::rank_env::Heartbeat;
 use pipeline::{Batch, Dataset, Position};
@@ -12,6 +13,7 @@ use sha2::{Digest, Sha256};
 use tch::{Device, Tensor};
 
 use super::agreement::program;
+use super::ahead::Ahead;
 use super::frozen::Frozen;
 use super::resume::{forget_logs, lock_run, newest_checkpoint};
 use super::saver::Saver;
@@ -23,6 +25,7 @@ use crate::evaluate::{
     EvalContext, EvalReport, Evaluation, PictureWish, check_protocols, evaluate,
 };
 use crate::feature_cache::{CacheCounts, FeatureCache};
+use crate::frozen_stage::FrozenStage;
 use crate::loss::LossConfig;
 use crate::memory;
 use crate::model::{EncoderConfig, SamHq, StateDict};
@@ -77,12 +80,14 @@ impl<'a> Training<'a> {
         check_protocols(&model, &config.eval.protocols)?;
         let frozen = Frozen::record(&model)?;
         let feature_cache = open_feature_cache(config, &encoder, &sam_sha256, world)?;
+        let mut context = step_context(config, options.device, model, data_parallel);
+        context.frozen.feature_cache = feature_cache.map(Arc::new);
+        if config.train.encode_ahead.is_on(options.device) {
+            context.ahead = Some(Ahead::start(context.frozen.clone())?);
+        }
         let mut training = Self {
             config,
-            context: StepContext {
-                feature_cache,
-                ..step_context(config, options.device, model, data_parallel)
-            },
+            context,
             world,
             img_size: encoder.img_size() as usize,
             position: Position { epoch: 0, step: 0 },
@@ -194,7 +199,7 @@ impl<'a> Training<'a> {
 
     /// Tells what the feature cache of this rank did in the epoch that has just ended.
     pub(super) fn tell_cache(&self) {
-        let Some(cache) = &self.context.feature_cache else { return };
+        let Some(cache) = &self.context.frozen.feature_cache else { return };
         let CacheCounts { hits, misses, bytes_written } = cache.take_counts();
         tracing::info!(
             epoch = self.position.epoch - 1,
@@ -265,7 +270,7 @@ impl<'a> Training<'a> {
                 device: self.context.device,
                 world: self.world,
                 data_parallel: &self.context.data_parallel,
-                feature_cache: self.context.feature_cache.as_ref(),
+                feature_cache: self.context.frozen.feature_cache.as_deref(),
                 pictures: PictureWish { worst: 0, fixed: OVERLAYS },
                 on_batch: &|| self.heartbeat.beat(self.global_step),
                 progress: self.log.evaluation_bar(split, rows / self.world.world_size as u64),
@@ -328,6 +333,11 @@ impl<'a> Training<'a> {
             decode_secs: (report.times.decode + report.times.loss_backward).as_secs_f64(),
             step_secs: step.as_secs_f64(),
             resident_bytes: memory::resident_bytes().unwrap_or(0),
+            // What cannot be counted is worth no error.
+            device_peak_bytes: device_memory(self.context.device)
+                .ok()
+                .flatten()
+                .map(|memory| memory.peak_allocated),
         });
     }
 }
@@ -349,7 +359,7 @@ pub(crate) fn join_ranks(
     ranks::join(options.rank_env.as_ref(), options.device, timeout)
 }
 
-/// What a step needs, but for a feature cache.
+/// What a step needs, but for a feature cache and a thread that encodes ahead.
 pub(crate) fn step_context(
     config: &TrainConfig,
     device: Device,
@@ -360,14 +370,18 @@ pub(crate) fn step_context(
     StepContext {
         optimizer: Adam::new(&hq_parameters, AdamConfig::default()),
         hq_parameters,
+        frozen: FrozenStage {
+            encoders: model.encoders().clone(),
+            feature_cache: None,
+            micro_batch: config.train.micro_batch,
+        },
+        ahead: None,
         model,
         data_parallel,
-        feature_cache: None,
         loss: LossConfig::default(),
         device,
         seed: config.train.seed,
         global_batch: config.train.global_batch,
-        micro_batch: config.train.micro_batch,
         synchronize_parts: false,
     }
 }
