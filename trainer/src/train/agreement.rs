@@ -7,8 +7,9 @@ use toml::Value;
 /// Settings that may change between a checkpoint and the run that goes on from it: they say where
 /// things lie, how long to go on and what to watch, not what a step computes. Files are compared by
 /// their hashes.
-const FREE: [&str; 15] = [
+const FREE: [&str; 16] = [
     "output",
+    "work_dir",
     "model.checkpoint",
     "model.hq_checkpoint",
     "data.path",
