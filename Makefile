@@ -3,11 +3,12 @@
 # make demo       the whole path on a small drawn data set; RAW=folder takes raw data sets instead
 # make test       every test, the parity tests with the published Python implementation included
 # make setup-cuda libtorch with CUDA and NCCL; build again after it
+# make soak       2,000 training steps under faults, about a quarter of an hour
 # make ci         everything that .ci/run checks
 #
 # Every target sets up what it needs; a second set-up is instant.
 
-.PHONY: help setup setup-cuda setup-weights setup-python setup-servers build demo test lint ci clean
+.PHONY: help setup setup-cuda setup-weights setup-python setup-servers build demo test soak lint ci clean
 RAW ?=
 
 help:
@@ -37,6 +38,9 @@ demo: build setup-weights
 # The release profile, so that `build`, `demo` and `test` share one set of build products.
 test: build setup-weights setup-python setup-servers
 	HQSAM_PYTHON="$(CURDIR)/.venv/bin/python" HQSAM_TEST_SERVERS=required cargo test --locked --release --workspace
+
+soak: build setup-servers
+	HQSAM_TEST_SERVERS=required HQSAM_SOAK_STEPS=2000 cargo test --locked --release --workspace --test stores -- soak --nocapture
 
 lint: setup
 	cargo fmt --all --check

@@ -36,13 +36,14 @@ pub mod manifest;
 pub mod page;
 pub mod shard;
 pub mod stats;
-mod store;
+pub mod store;
 pub mod stream;
 mod workers;
 
 pub use build::{BuildConfig, BuildError, BuildOutcome, BuildReport, build, build_rank};
 pub use config::{ConfigError, load_config};
 pub use manifest::Manifest;
+pub use store::{RemoteFolder, StoreError};
 pub use stream::{
     Batch, Dataset, DecodeMode, EvalSample, EvalStream, Position, StreamError, TrainRecipe,
     TrainStream,

@@ -1,10 +1,16 @@
-//! Opens the store behind a URL, with credentials from the usual environment.
+//! Object stores: the store behind a URL is opened with credentials from the usual environment.
+
+mod remote;
+mod upload;
 
 use std::sync::Arc;
 
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreScheme};
 use url::Url;
+
+pub use self::remote::{RemoteFolder, StoreError, Version};
+pub(crate) use self::upload::upload;
 
 /// Variables with these beginnings are settings of a store, for instance `AWS_ACCESS_KEY_ID`,
 /// `AWS_ENDPOINT_URL`, `AZURE_STORAGE_ACCOUNT_NAME` or `GOOGLE_APPLICATION_CREDENTIALS`. Others
@@ -45,7 +51,8 @@ pub(crate) fn refuses_writes(url: &str) -> Option<String> {
 }
 
 /// `file:///folder` as the folder; other URLs and plain folders as they are.
-pub(crate) fn without_file_scheme(location: &str) -> String {
+#[must_use]
+pub fn without_file_scheme(location: &str) -> String {
     let folder =
         location.starts_with("file:").then(|| Url::parse(location).ok()?.to_file_path().ok());
     folder.flatten().map_or_else(|| location.to_owned(), |path| path.to_string_lossy().into_owned())

@@ -1,9 +1,97 @@
 //! What the end-to-end, parity and fault tests of `tests/tests` share: where things lie, and how
 //! the real programs are run.
 
+mod processes;
+
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
+
+use serde_json::Value;
+use tempfile::TempDir;
+use toml::Table;
+
+pub use self::processes::{Dice, children, kill, ranks, resident_bytes};
+
+/// A training small enough for seconds, with every part of the real one: windowed and global blocks.
+const TINY: &str = r#"
+output = "run"
+[model]
+random_sam = true
+encoder = { kind = "vit", img_size = 128, patch_size = 16, embed_dim = 32, depth = 2, num_heads = 2, window_size = 3, global_attn_indexes = [1] }
+[data]
+path = "data"
+threads = 1
+[augment]
+scale_range = [0.5, 1.5]
+min_foreground_pixels = 16
+[prompt]
+kinds = ["box", "points"]
+[train]
+epochs = 6
+global_batch = 2
+micro_batch = 1
+lr_drop_epoch = 3
+checkpoint_every_steps = 1
+keep_last = 3
+[eval]
+splits = ["val"]
+every_epochs = 2
+"#;
+
+/// A folder with `tiny.toml`, changed by the TOML text `changes`, and a data set of twelve drawn pairs
+/// in `raw` and `data`, nine to train on: four steps an epoch.
+///
+/// # Panics
+/// The data set is not built.
+#[must_use]
+pub fn tiny(changes: &str) -> TempDir {
+    tiny_of(12, changes)
+}
+
+/// [`tiny`] with another number of pairs, three quarters of them to train on.
+///
+/// # Panics
+/// The data set is not built.
+#[must_use]
+pub fn tiny_of(pairs: usize, changes: &str) -> TempDir {
+    let folder = tempfile::tempdir().expect("a folder for the test");
+    let pairs = pairs.to_string();
+    let draw = ["draw", "raw/ECSSD", "--count", &pairs, "--seed", "7", "--layout", "ecssd"];
+    let _ = succeed(folder.path(), "hqseg", &draw);
+    let build = ["build", "--auto", "raw", "--output", "data", "--holdout", "0.25"];
+    let _ = succeed(folder.path(), "hqseg", &build);
+    write_tiny(folder.path(), changes);
+    folder
+}
+
+/// `tiny.toml`, changed by the TOML text `changes`.
+///
+/// # Panics
+/// It cannot be written.
+pub fn write_tiny(folder: &Path, changes: &str) {
+    let mut config: Table = TINY.parse().expect("TOML");
+    let changes: Table = changes.parse().expect("the changes are TOML");
+    for (key, change) in changes {
+        match (config.get_mut(&key), change) {
+            (Some(toml::Value::Table(section)), toml::Value::Table(change)) => {
+                section.extend(change);
+            }
+            (_, change) => {
+                config.insert(key, change);
+            }
+        }
+    }
+    let text = toml::to_string(&config).expect("TOML");
+    std::fs::write(folder.join("tiny.toml"), text).expect("a folder for the test");
+}
+
+/// The lines of a JSON log; empty where there is none yet.
+#[must_use]
+pub fn lines(path: &Path) -> Vec<Value> {
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.lines().map(|line| serde_json::from_str(line).unwrap_or_default()).collect()
+}
 
 /// Root of the workspace.
 ///

@@ -2,58 +2,27 @@
 
 use std::path::Path;
 
-use tests::{fail, succeed};
+use tests::{fail, lines, succeed, tiny};
 
-/// A ViT small enough for seconds, with every part of the real one: windowed and global blocks.
-const TINY: &str = r#"
-output = "run"
-[model]
-random_sam = true
-encoder = { kind = "vit", img_size = 256, patch_size = 16, embed_dim = 32, depth = 2, num_heads = 2, window_size = 7, global_attn_indexes = [1] }
-[data]
-path = "data"
-threads = 1
-[augment]
-scale_range = [0.5, 1.5]
-min_foreground_pixels = 16
-[prompt]
-kinds = ["box", "points"]
+/// Two steps an epoch.
+const CHANGES: &str = r#"
 [train]
 epochs = 2
 global_batch = 4
-micro_batch = 1
 lr_drop_epoch = 1
+checkpoint_every_steps = 0
 [eval]
-splits = ["val"]
+every_epochs = 1
 "#;
 
-fn tiny_data(folder: &Path) {
-    let _ = succeed(
-        folder,
-        "hqseg",
-        &["draw", "raw/ECSSD", "--count", "12", "--seed", "7", "--layout", "ecssd"],
-    );
-    let _ = succeed(
-        folder,
-        "hqseg",
-        &["build", "--auto", "raw", "--output", "data", "--holdout", "0.25"],
-    );
-    std::fs::write(folder.join("tiny.toml"), TINY).unwrap();
-}
-
 fn steps(folder: &Path, run: &str) -> Vec<serde_json::Value> {
-    std::fs::read_to_string(folder.join(run).join("steps.jsonl"))
-        .unwrap()
-        .lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
+    lines(&folder.join(run).join("steps.jsonl"))
 }
 
 #[test]
 fn raw_folders_become_an_exported_model() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tiny(CHANGES);
     let folder = folder.path();
-    tiny_data(folder);
     let _ = succeed(folder, "launch", &["--procs", "2", "tiny.toml"]);
 
     let steps = steps(folder, "run");
@@ -86,9 +55,8 @@ fn raw_folders_become_an_exported_model() {
 
 #[test]
 fn stopping_after_an_epoch_and_resuming_changes_no_bit() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tiny(CHANGES);
     let folder = folder.path();
-    tiny_data(folder);
     let whole =
         ["--procs", "2", "tiny.toml", "--set", "output=\"whole\"", "--set", "eval.splits=[]"];
     let _ = succeed(folder, "launch", &whole);
@@ -110,9 +78,8 @@ fn stopping_after_an_epoch_and_resuming_changes_no_bit() {
 
 #[test]
 fn one_and_two_processes_train_alike() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tiny(CHANGES);
     let folder = folder.path();
-    tiny_data(folder);
     for (procs, output) in [("1", "one"), ("2", "two")] {
         let output = format!("output=\"{output}\"");
         let arguments =

@@ -1,45 +1,27 @@
 //! What a training leaves behind for people to watch, as their tools read it.
 
-use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
-use tests::{python, succeed, workspace_root};
+use tests::{lines, python, succeed, tiny, workspace_root};
 
-const TINY: &str = r#"
-output = "run"
-[model]
-random_sam = true
-encoder = { kind = "vit", img_size = 256, patch_size = 16, embed_dim = 32, depth = 2, num_heads = 2, window_size = 7, global_attn_indexes = [1] }
-[data]
-path = "data"
-threads = 1
-[prompt]
-kinds = ["box", "points"]
+/// Two steps an epoch, evaluated after each.
+const CHANGES: &str = r#"
 [train]
 epochs = 2
 global_batch = 4
 micro_batch = 2
+checkpoint_every_steps = 0
 [eval]
-splits = ["val"]
 protocols = ["box", "points:3"]
+every_epochs = 1
 "#;
-
-fn lines(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap();
-    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-}
 
 #[test]
 fn tensorboard_shows_each_step_once_and_the_masks_of_the_same_images() {
     let Some(python) = python() else { return };
-    let folder = tempfile::tempdir().unwrap();
+    let folder = tiny(CHANGES);
     let folder = folder.path();
-    let draw = ["draw", "raw/ECSSD", "--count", "12", "--seed", "7", "--layout", "ecssd"];
-    let _ = succeed(folder, "hqseg", &draw);
-    let build = ["build", "--auto", "raw", "--output", "data", "--holdout", "0.25"];
-    let _ = succeed(folder, "hqseg", &build);
-    std::fs::write(folder.join("tiny.toml"), TINY).unwrap();
     let _ = succeed(folder, "hqsam", &["train", "tiny.toml"]);
     // The second epoch is done again, so that each of its steps is in two files.
     std::fs::remove_file(folder.join("run/checkpoints/step-0000000004.safetensors")).unwrap();

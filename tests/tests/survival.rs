@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tch::Device;
-use tests::{fail, program, run, succeed};
+use tests::{Dice, children, fail, kill, lines, program, run, succeed, tiny};
 use trainer::model::{EncoderConfig, HqInit, SamHq, VitConfig};
 use trainer::weights;
 
@@ -18,50 +18,9 @@ const KILLS: u64 = 20;
 /// Losses of other numbers of ranks: sums of floats in another order.
 const LOSS: f64 = 1e-4;
 
-const TINY: &str = r#"
-output = "run"
-[model]
-random_sam = true
-encoder = { kind = "vit", img_size = 128, patch_size = 16, embed_dim = 32, depth = 2, num_heads = 2, window_size = 3, global_attn_indexes = [1] }
-[data]
-path = "data"
-threads = 1
-[augment]
-scale_range = [0.5, 1.5]
-min_foreground_pixels = 16
-[prompt]
-kinds = ["box", "points"]
-[train]
-epochs = 6
-global_batch = 2
-micro_batch = 1
-lr_drop_epoch = 3
-checkpoint_every_steps = 1
-keep_last = 3
-[eval]
-splits = ["val"]
-every_epochs = 2
-"#;
-
-/// Twelve drawn pairs, nine to train on: four steps an epoch.
-fn tiny() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let draw = ["draw", "raw/ECSSD", "--count", "12", "--seed", "7", "--layout", "ecssd"];
-    let _ = succeed(folder.path(), "hqseg", &draw);
-    let build = ["build", "--auto", "raw", "--output", "data", "--holdout", "0.25"];
-    let _ = succeed(folder.path(), "hqseg", &build);
-    std::fs::write(folder.path().join("tiny.toml"), TINY).unwrap();
-    folder
-}
-
 fn arguments<'a>(procs: &'a str, settings: &[&'a str]) -> Vec<&'a str> {
     let settings = settings.iter().flat_map(|setting| ["--set", *setting]);
     ["--procs", procs, "tiny.toml"].into_iter().chain(settings).collect()
-}
-
-fn lines(path: &Path) -> Vec<Value> {
-    let text = std::fs::read_to_string(path).unwrap_or_default();
-    text.lines().map(|line| serde_json::from_str(line).unwrap_or_default()).collect()
 }
 
 /// What must not depend on interruptions: weights and moments, losses, evaluation.
@@ -80,8 +39,17 @@ fn outcome(run: &Path) -> (String, Vec<Value>, Vec<Value>) {
 fn assert_same_outcome(run: &Path, expected: &Path) {
     let (found, expected) = (outcome(run), outcome(expected));
     assert_eq!(found.1.len(), expected.1.len(), "{}: steps", run.display());
-    let keys =
-        ["epoch", "step", "global_step", "lr", "loss", "loss_mask", "loss_dice", "grad_norm"];
+    let keys = [
+        "epoch",
+        "step",
+        "global_step",
+        "lr",
+        "samples",
+        "loss",
+        "loss_mask",
+        "loss_dice",
+        "grad_norm",
+    ];
     for (found, expected) in found.1.iter().zip(&expected.1) {
         for key in keys {
             assert_eq!(found[key], expected[key], "{}: {found} {expected}", run.display());
@@ -89,34 +57,6 @@ fn assert_same_outcome(run: &Path, expected: &Path) {
     }
     assert_eq!(found.2, expected.2, "{}: evaluation", run.display());
     assert_eq!(found.0, expected.0, "{}: weights and moments", run.display());
-}
-
-/// A generator of numbers for the times and victims of kills.
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
-}
-
-fn kill(pid: u32) {
-    // One that has just ended is as good.
-    let _ = Command::new("kill").args(["-9", &pid.to_string()]).stderr(Stdio::null()).status();
-}
-
-/// Processes whose parent is `parent`.
-fn children(parent: u32) -> Vec<u32> {
-    let is_child = |pid: &u32| {
-        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        let after_name = stat.rsplit(')').next().unwrap_or_default();
-        after_name.split_whitespace().nth(1) == Some(parent.to_string().as_str())
-    };
-    let names = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.file_name());
-    names.filter_map(|name| name.to_str()?.parse().ok()).filter(is_child).collect()
 }
 
 /// Kills a rank, all ranks or the launcher at a random time. Returns whom, or `None` if the run had
@@ -166,7 +106,7 @@ fn disturb(launcher: &mut Child, run: &Path, dice: &mut Dice) -> Option<&'static
 #[test]
 #[expect(clippy::print_stdout, reason = "what was killed belongs to the result")]
 fn training_killed_at_random_times_ends_with_the_same_bits() {
-    let folder = tiny();
+    let folder = tiny("");
     let folder = folder.path();
     let _ = succeed(folder, "launch", &arguments("2", &["output=\"whole\""]));
     let whole = folder.join("whole");
@@ -174,7 +114,7 @@ fn training_killed_at_random_times_ends_with_the_same_bits() {
     assert_eq!(lines(&whole.join("eval.jsonl")).len(), 3);
 
     let kills = std::env::var(KILLS_VARIABLE).ok().and_then(|n| n.parse().ok()).unwrap_or(KILLS);
-    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+    let mut dice = Dice::new(0x9e37_79b9_7f4a_7c15);
     let (mut killed, mut runs, mut told) = (0, 0, Vec::new());
     while killed < kills {
         let name = format!("killed-{runs}");
@@ -214,7 +154,7 @@ fn training_killed_at_random_times_ends_with_the_same_bits() {
 
 #[test]
 fn a_damaged_newest_checkpoint_costs_a_step_and_no_bit() {
-    let folder = tiny();
+    let folder = tiny("");
     let folder = folder.path();
     let _ = succeed(folder, "launch", &arguments("1", &["output=\"whole\"", "train.epochs=2"]));
     let _ = succeed(folder, "launch", &arguments("1", &["train.epochs=1"]));
@@ -238,7 +178,7 @@ fn a_damaged_newest_checkpoint_costs_a_step_and_no_bit() {
 
 #[test]
 fn the_number_of_ranks_may_change_between_restarts() {
-    let folder = tiny();
+    let folder = tiny("");
     let folder = folder.path();
     let batch = "train.global_batch=3";
     let _ =
@@ -254,6 +194,7 @@ fn the_number_of_ranks_may_change_between_restarts() {
         (lines(&folder.join("one/steps.jsonl")), lines(&folder.join("run/steps.jsonl")));
     assert_eq!((one.len(), mixed.len()), (9, 9));
     for (one, mixed) in one.iter().zip(&mixed) {
+        assert_eq!(one["samples"], mixed["samples"], "{one} {mixed}");
         let difference = one["loss"].as_f64().unwrap() - mixed["loss"].as_f64().unwrap();
         assert!(difference.abs() < LOSS, "{one} {mixed}");
     }
@@ -261,7 +202,7 @@ fn the_number_of_ranks_may_change_between_restarts() {
 
 #[test]
 fn a_loss_that_is_not_finite_names_its_samples_and_can_be_replayed() {
-    let folder = tiny();
+    let folder = tiny("");
     let folder = folder.path();
     let huge = ["train.lr=1e30", "eval.splits=[]"];
     let error = fail(folder, "launch", &arguments("2", &huge));
@@ -291,7 +232,7 @@ fn lines_of_file(path: &Path) -> Value {
 
 #[test]
 fn a_full_disk_is_survived_until_the_end_and_said() {
-    let folder = tiny();
+    let folder = tiny("");
     let folder = folder.path();
     // A limit on the size of files, which a checkpoint of 3.8 MB exceeds and a log does not.
     let command = format!(
@@ -310,7 +251,7 @@ fn a_full_disk_is_survived_until_the_end_and_said() {
 
 #[test]
 fn ranks_with_other_settings_are_told_which() {
-    let folder = tiny();
+    let folder = tiny("");
     let folder = folder.path();
     let command = format!(
         "exec {} train tiny.toml --set train.lr=0.00$((RANK + 1))",
@@ -322,7 +263,7 @@ fn ranks_with_other_settings_are_told_which() {
 
 #[test]
 fn training_changes_the_25_hq_tensors_and_nothing_else() {
-    let folder = tiny();
+    let folder = tiny("");
     let folder = folder.path();
     let encoder = EncoderConfig::Vit(VitConfig {
         img_size: 128,
@@ -361,7 +302,7 @@ fn training_changes_the_25_hq_tensors_and_nothing_else() {
 
 #[test]
 fn a_rank_beats_at_each_step_and_a_mistake_is_not_started_again() {
-    let folder = tiny();
+    let folder = tiny("");
     let folder = folder.path();
     let beat = folder.join("beat");
     let output = Command::new(tests::program("hqsam"))

@@ -2,7 +2,12 @@
 //!
 //! A checkpoint is one safetensors file `checkpoints/step-0000001234.safetensors`, written beside
 //! its final name, fsynced and renamed, so that a file with that name is whole. The frozen SAM is
-//! not in it: its file is named and hashed in the metadata.
+//! not in it: its file is named and hashed in the metadata. How the same lies in an object store:
+//! [`StoreCheckpoints`]; [`Checkpoints`] is either.
+
+mod lock;
+mod place;
+mod store;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -14,6 +19,10 @@ use tch::{Kind, Tensor};
 use crate::model::StateDict;
 use crate::optim::AdamState;
 use crate::weights::{self, WeightsError};
+
+pub use self::lock::StoreLock;
+pub use self::place::Checkpoints;
+pub use self::store::StoreCheckpoints;
 
 /// Version of the checkpoint layout; a file of another version is refused by name.
 pub const CHECKPOINT_VERSION: u32 = 1;
@@ -45,6 +54,17 @@ pub enum CheckpointError {
     /// The tensors cannot be read or written.
     #[error(transparent)]
     Weights(#[from] WeightsError),
+    /// The object store failed.
+    #[error(transparent)]
+    Store(#[from] pipeline::StoreError),
+    /// Another process writes checkpoints to the same place.
+    #[error("{output}: {problem}")]
+    Locked {
+        /// The place.
+        output: String,
+        /// Who, and what to do.
+        problem: String,
+    },
 }
 
 /// Position and provenance of a checkpoint.
@@ -123,16 +143,21 @@ pub fn save(run_dir: &Path, checkpoint: &Checkpoint) -> Result<PathBuf, Checkpoi
     std::fs::create_dir_all(&folder)
         .map_err(|source| CheckpointError::Io { path: folder.clone(), source })?;
     let path = folder.join(file_name(checkpoint.info.global_step));
+    write(&path, checkpoint)?;
+    Ok(path)
+}
+
+/// Writes a checkpoint into the file `path`, atomically.
+fn write(path: &Path, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
     let tensors = to_tensors(checkpoint);
     let mut info = checkpoint.info.clone();
     info.tensors_sha256 = digest(&tensors);
     let json = serde_json::to_string(&info).map_err(|error| CheckpointError::Damaged {
-        path: path.clone(),
+        path: path.to_owned(),
         problem: error.to_string(),
     })?;
     let metadata = BTreeMap::from([(METADATA_KEY.to_owned(), json)]);
-    weights::save_safetensors(&path, &tensors, &metadata)?;
-    Ok(path)
+    Ok(weights::save_safetensors(path, &tensors, &metadata)?)
 }
 
 /// Removes all but the newest `keep_last` checkpoints; 0 keeps all.
@@ -223,10 +248,15 @@ pub fn keep_best(run_dir: &Path, path: &Path, score: f64) -> Result<bool, Checkp
 /// # Errors
 /// A file that is damaged, of another version, or no checkpoint.
 pub fn load(path: &Path) -> Result<Checkpoint, CheckpointError> {
-    let damaged = |problem: String| CheckpointError::Damaged { path: path.to_owned(), problem };
     let bytes = std::fs::read(path)
         .map_err(|source| CheckpointError::Io { path: path.to_owned(), source })?;
-    let (_, header) = safetensors::SafeTensors::read_metadata(&bytes)
+    parse(path, &bytes)
+}
+
+/// [`load`] on bytes that have been read already; `path` only names them in errors.
+fn parse(path: &Path, bytes: &[u8]) -> Result<Checkpoint, CheckpointError> {
+    let damaged = |problem: String| CheckpointError::Damaged { path: path.to_owned(), problem };
+    let (_, header) = safetensors::SafeTensors::read_metadata(bytes)
         .map_err(|error| damaged(format!("not a safetensors file ({error})")))?;
     let json = header
         .metadata()
@@ -241,7 +271,7 @@ pub fn load(path: &Path) -> Result<Checkpoint, CheckpointError> {
             info.version
         )));
     }
-    let tensors = weights::load(path)?.state;
+    let tensors = weights::parse_safetensors(path, bytes)?;
     if digest(&tensors) != info.tensors_sha256 {
         return Err(damaged("its tensors do not match the hash written with them".into()));
     }
@@ -312,84 +342,4 @@ fn from_tensors(info: CheckpointInfo, tensors: StateDict) -> Checkpoint {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn sample() -> Checkpoint {
-        let tensor = Tensor::from_slice(&[1.5f32, -2.0]);
-        let name = "mask_decoder.hf_token.weight".to_owned();
-        Checkpoint {
-            info: CheckpointInfo {
-                version: CHECKPOINT_VERSION,
-                global_step: 7,
-                epoch: 1,
-                step: 2,
-                seed: 42,
-                global_batch: 4,
-                data_sha256: "d".into(),
-                sam_sha256: "s".into(),
-                tensors_sha256: String::new(),
-                config: String::new(),
-                program: String::new(),
-            },
-            hq_parameters: StateDict::from([(name.clone(), tensor.copy())]),
-            adam: AdamState {
-                step: 7,
-                exp_avg: vec![(name.clone(), tensor.copy())],
-                exp_avg_sq: vec![(name, tensor)],
-            },
-        }
-    }
-
-    #[test]
-    fn round_trip_is_exact() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = save(folder.path(), &sample()).unwrap();
-        assert_eq!(list(folder.path()).unwrap(), std::slice::from_ref(&path));
-        let back = load(&path).unwrap();
-        assert_eq!(back.info.global_step, 7);
-        assert_eq!(digest(&back.hq_parameters), digest(&sample().hq_parameters));
-        assert_eq!(back.adam.step, 7);
-    }
-
-    #[test]
-    fn the_one_before_a_damaged_one_is_used() {
-        let folder = tempfile::tempdir().unwrap();
-        assert!(load_newest(folder.path()).unwrap().0.is_none());
-        let older = save(folder.path(), &sample()).unwrap();
-        let mut newer = sample();
-        newer.info.global_step = 8;
-        let newer = save(folder.path(), &newer).unwrap();
-        let whole = std::fs::read(&newer).unwrap();
-        std::fs::write(&newer, &whole[..whole.len() / 2]).unwrap();
-        let (found, damaged) = load_newest(folder.path()).unwrap();
-        assert_eq!(found.unwrap().0, older);
-        assert!(damaged[0].to_string().contains("step-0000000008"), "{}", damaged[0]);
-        std::fs::write(&older, b"").unwrap();
-        assert!(load_newest(folder.path()).err().unwrap().to_string().contains("step-0000000008"));
-    }
-
-    #[test]
-    fn the_best_stays_when_a_worse_one_comes() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = save(folder.path(), &sample()).unwrap();
-        assert!(keep_best(folder.path(), &path, 0.5).unwrap());
-        assert!(!keep_best(folder.path(), &path, 0.4).unwrap());
-        assert!(keep_best(folder.path(), &path, 0.6).unwrap());
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!(load(&folder.path().join("checkpoints/best.safetensors")).unwrap().info.step, 2);
-        assert!(list(folder.path()).unwrap().is_empty(), "the best one is no newest one");
-    }
-
-    #[test]
-    fn one_flipped_byte_is_noticed() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = save(folder.path(), &sample()).unwrap();
-        let mut bytes = std::fs::read(&path).unwrap();
-        let last = bytes.len() - 1;
-        bytes[last] ^= 1;
-        std::fs::write(&path, bytes).unwrap();
-        let error = load(&path).err().unwrap().to_string();
-        assert!(error.contains("do not match the hash"), "{error}");
-    }
-}
+mod tests;

@@ -1,6 +1,6 @@
 //! What a training run is: the TOML of `configs/hqsam_*.toml`, with the published recipe as default.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dataset::color_jitter::ColorJitter;
 use dataset::prompt::{PromptKind, PromptRecipe};
@@ -19,8 +19,14 @@ mod train;
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct TrainConfig {
-    /// Folder of the run: logs, checkpoints, evaluation tables, the resolved configuration.
-    pub output: PathBuf,
+    /// Where the run lies: a folder for logs, checkpoints, evaluation tables and the resolved
+    /// configuration. Or `s3://`, `gs://`, `az://`: the store gets the checkpoints and the
+    /// configuration, which is all that another machine needs to go on, and `work_dir` the rest.
+    pub output: String,
+    /// Folder for logs and evaluation tables where `output` is in an object store. Default: `runs/`
+    /// with the bucket and path of `output`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub work_dir: Option<PathBuf>,
     /// The frozen SAM.
     pub model: ModelSection,
     /// The data set built by `hqseg build`.
@@ -195,21 +201,58 @@ impl PromptSection {
 }
 
 impl TrainConfig {
+    /// The URL of the object store in which the run lies, if it does not lie in a folder.
+    #[must_use]
+    pub fn store_url(&self) -> Option<&str> {
+        let is_store = self.output.contains("://") && !self.output.starts_with("file:");
+        is_store.then_some(self.output.as_str())
+    }
+
+    /// The folder of logs and evaluation tables: the output itself, unless that is in a store.
+    #[must_use]
+    pub fn folder(&self) -> PathBuf {
+        let Some(url) = self.store_url() else {
+            return PathBuf::from(pipeline::store::without_file_scheme(&self.output));
+        };
+        let place = url.split_once("://").map_or(url, |(_, place)| place);
+        let parts = place.split('/').filter(|part| !["", ".", ".."].contains(part));
+        let default = || Path::new("runs").join(parts.collect::<PathBuf>());
+        self.work_dir.clone().unwrap_or_else(default)
+    }
+
     /// Reads a configuration and applies `--set a.b=c` overrides.
     ///
     /// # Errors
     /// An unreadable file, an unknown key (with the nearest valid name), a value out of range.
-    pub fn load(path: &std::path::Path, overrides: &[String]) -> Result<Self, TrainError> {
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self, TrainError> {
         let config: Self = pipeline::config::load_config(path, overrides)
             .map_err(|error| TrainError::Config(error.to_string()))?;
-        config
-            .check()
-            .map_err(|problem| TrainError::Config(format!("{}: {problem}", path.display())))?;
-        Ok(config)
+        config.checked(path)
+    }
+
+    /// [`load`](Self::load) on text that has been read already; `path` only names it in errors.
+    ///
+    /// # Errors
+    /// As for [`load`](Self::load).
+    pub fn parse(path: &Path, text: &str) -> Result<Self, TrainError> {
+        let config: Self = pipeline::config::parse_config(path, text, &[])
+            .map_err(|error| TrainError::Config(error.to_string()))?;
+        config.checked(path)
+    }
+
+    fn checked(self, path: &Path) -> Result<Self, TrainError> {
+        let problem = |problem| TrainError::Config(format!("{}: {problem}", path.display()));
+        self.check().map_err(problem)?;
+        Ok(self)
     }
 
     fn check(&self) -> Result<(), String> {
         let t = &self.train;
+        if self.work_dir.is_some() && self.store_url().is_none() {
+            return Err("work_dir is for an output in an object store; with a folder as output, \
+                 everything is in that folder"
+                .into());
+        }
         let positive = [
             ("train.epochs", t.epochs as usize),
             ("train.global_batch", t.global_batch),

@@ -35,6 +35,7 @@ pub mod recognise;
 pub mod rle;
 pub mod run;
 pub mod run_log;
+pub mod sample_digest;
 pub mod serve;
 pub mod step;
 pub mod tensorboard;

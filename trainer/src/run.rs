@@ -2,11 +2,13 @@
 
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use pipeline::RemoteFolder;
 use sha2::{Digest, Sha256};
 use tch::Device;
 
-use crate::checkpoint::{self, Checkpoint, CheckpointError};
+use crate::checkpoint::{self, Checkpoint, CheckpointError, Found, StoreCheckpoints};
 use crate::config::TrainConfig;
 use crate::model::{EncoderConfig, HqInit, Precision, SamHq, StateDict, multiplies_bf16};
 pub use crate::recognise::recognise_encoder;
@@ -216,7 +218,8 @@ pub fn load_hq_parameters(model: &SamHq, values: &StateDict) -> Result<(), Strin
     Ok(())
 }
 
-/// Opens a run's folder (its newest checkpoint), one checkpoint in it, a merged HQ-SAM file or a transformers folder.
+/// Opens a run's folder or URL (its newest checkpoint), one checkpoint in it, a merged HQ-SAM file or a
+/// transformers folder.
 ///
 /// # Errors
 /// A path that is neither, or whose weights do not fit.
@@ -225,7 +228,9 @@ pub fn open_model(
     encoder: Option<&str>,
     device: Device,
 ) -> Result<OpenModel, RunError> {
-    if path.is_dir() && !weights::is_transformers_folder(path) {
+    if let Some(url) = store_url(path) {
+        open_stored(url, device)
+    } else if path.is_dir() && !weights::is_transformers_folder(path) {
         open_run(path, device)
     } else if let Some(run_dir) = run_of_checkpoint(path) {
         open_checkpoint(read_config(run_dir)?, path.to_owned(), checkpoint::load(path)?, device)
@@ -259,15 +264,48 @@ pub fn read_config(run_dir: &Path) -> Result<TrainConfig, RunError> {
 
 fn open_run(run_dir: &Path, device: Device) -> Result<OpenModel, RunError> {
     let config = read_config(run_dir)?;
-    let (found, damaged) = checkpoint::load_newest(run_dir)?;
+    let (name, checkpoint) = newest(checkpoint::load_newest(run_dir)?, run_dir)?;
+    open_checkpoint(config, name, checkpoint, device)
+}
+
+/// `path` as the URL of a run in an object store, if it is one.
+#[must_use]
+pub fn store_url(path: &Path) -> Option<&str> {
+    path.to_str().filter(|url| url.contains("://"))
+}
+
+/// The newest checkpoint of the run in a store, or the one whose small object is named.
+fn open_stored(url: &str, device: Device) -> Result<OpenModel, RunError> {
+    let refuse = |problem: &str| RunError::NotUsable {
+        path: PathBuf::from(url),
+        problem: problem.to_owned(),
+    };
+    let one = url.rsplit_once("/checkpoints/").filter(|(_, name)| name.ends_with(".json"));
+    let folder =
+        RemoteFolder::open(one.map_or(url, |(run, _)| run)).map_err(CheckpointError::from)?;
+    let store = StoreCheckpoints::new(Arc::new(folder), Path::new(""));
+    let config = store.config()?;
+    let config = config.ok_or_else(|| refuse("not a run: it holds no config.toml"))?;
+    let config = TrainConfig::parse(Path::new(&format!("{url}/{CONFIG_FILE}")), &config)
+        .map_err(|error| refuse(&error.to_string()))?;
+    let (name, checkpoint) = match one {
+        Some((_, name)) => store.load(&format!("checkpoints/{name}"))?,
+        None => newest(store.load_newest()?, Path::new(url))?,
+    };
+    open_checkpoint(config, name, checkpoint, device)
+}
+
+fn newest(
+    (found, damaged): (Option<Found>, Vec<CheckpointError>),
+    run: &Path,
+) -> Result<Found, RunError> {
     for error in damaged {
         tracing::warn!("{error}; the checkpoint before it is used");
     }
-    let (newest, checkpoint) = found.ok_or_else(|| RunError::NotUsable {
-        path: run_dir.to_owned(),
+    found.ok_or_else(|| RunError::NotUsable {
+        path: run.to_owned(),
         problem: "the run has no checkpoint yet".into(),
-    })?;
-    open_checkpoint(config, newest, checkpoint, device)
+    })
 }
 
 fn open_checkpoint(

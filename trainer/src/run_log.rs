@@ -32,6 +32,8 @@ pub struct StepLine {
     pub loss_dice: f64,
     /// L2 norm of the averaged gradient.
     pub grad_norm: f64,
+    /// Which samples all ranks together trained on, see [`SampleDigest`](crate::sample_digest).
+    pub samples: String,
     /// Samples per second over all ranks.
     pub images_per_second: f64,
     /// Seconds that rank 0 waited for data.

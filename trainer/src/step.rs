@@ -9,6 +9,7 @@ use crate::loss_points::draw_loss_points;
 use crate::model::{DecodeOutput, SamHq};
 use crate::optim::Adam;
 use crate::part_clock::{PartClock, StepTimes};
+use crate::sample_digest::SampleDigest;
 use crate::train::{Ahead, TrainError};
 use crate::upload::upload;
 
@@ -50,6 +51,8 @@ pub struct StepReport {
     pub grad_norm: f64,
     /// Some rank was asked to stop after this step.
     pub stop: bool,
+    /// Which samples all ranks together trained on.
+    pub samples: SampleDigest,
     /// Time of this rank in each part.
     pub times: StepTimes,
 }
@@ -73,8 +76,8 @@ pub fn train_step(
     }
     let mut clock = PartClock::start(context.device, context.synchronize_parts);
     let mut times = StepTimes::default();
-    // The mask loss, the dice loss and whether a stop was asked for.
-    let sums = Tensor::zeros([3], (Kind::Double, context.device));
+    // The mask loss, the dice loss, whether a stop was asked for, and which samples these are.
+    let sums = Tensor::zeros([3 + SampleDigest::LANES], (Kind::Double, context.device));
     for (from, to) in context.frozen.parts_of(batch) {
         let part = match &mut context.ahead {
             Some(ahead) => ahead.next_part()?,
@@ -86,15 +89,18 @@ pub fn train_step(
         let _ = sums.narrow(0, 0, 2).g_add_(&losses);
     }
     let _ = sums.narrow(0, 2, 1).fill_(i64::from(stop_requested));
+    let lanes = upload(&SampleDigest::lanes(&batch.sample_ids), context.device);
+    sums.narrow(0, 3, SampleDigest::LANES).copy_(&lanes);
 
     let mut gradients = gradients(&context.hq_parameters);
     let sums = context.data_parallel.all_reduce(&mut gradients, &sums)?;
     let read = Tensor::cat(&[sums, global_norm(&gradients).view([1])], 0);
     let read: Vec<f64> = Vec::try_from(read.to_device(Device::Cpu)).unwrap_or_default();
     times.all_reduce = clock.lap();
-    let &[loss_mask, loss_dice, stop_requests, grad_norm] = read.as_slice() else {
-        return Err(TrainError::Internal(format!("{} values of a step, not 4", read.len())));
+    let &[loss_mask, loss_dice, stop_requests, ref lanes @ .., grad_norm] = read.as_slice() else {
+        return Err(TrainError::Internal(format!("only {} values of a step", read.len())));
     };
+    let samples = SampleDigest::of_sums(lanes);
     if !(grad_norm.is_finite() && loss_mask.is_finite() && loss_dice.is_finite()) {
         return Err(TrainError::NotFinite {
             epoch: batch.epoch,
@@ -108,7 +114,8 @@ pub fn train_step(
 
     context.optimizer.step(&gradients, lr);
     times.optimizer = clock.lap();
-    Ok(StepReport { loss_mask, loss_dice, grad_norm, stop: stop_requests > 0.0, times })
+    let stop = stop_requests > 0.0;
+    Ok(StepReport { loss_mask, loss_dice, grad_norm, stop, samples, times })
 }
 
 /// Decodes a part once per prompt kind, backward into `.grad`. The mask and the dice loss (2), on the

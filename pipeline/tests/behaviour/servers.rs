@@ -149,11 +149,11 @@ impl Server {
         }
     }
 
-    /// Every object below `name` with its bytes, by relative path.
-    pub(crate) fn contents(&self, name: &str) -> Vec<(String, Vec<u8>)> {
+    /// The bucket, for tests that look into it or damage it.
+    pub(crate) fn store(&self) -> Box<dyn ObjectStore> {
         let endpoint = format!("http://{}", self.address);
         let options = ClientOptions::new().with_allow_http(true);
-        let store: Box<dyn ObjectStore> = match self.kind {
+        match self.kind {
             Kind::S3 => Box::new(
                 AmazonS3Builder::new()
                     .with_client_options(options)
@@ -174,7 +174,12 @@ impl Server {
                     .build()
                     .unwrap(),
             ),
-        };
+        }
+    }
+
+    /// Every object below `name` with its bytes, by relative path.
+    pub(crate) fn contents(&self, name: &str) -> Vec<(String, Vec<u8>)> {
+        let store = self.store();
         let prefix = Key::from(name);
         let read = async {
             let objects: Vec<_> = store.list(Some(&prefix)).try_collect().await.unwrap();

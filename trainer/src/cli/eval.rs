@@ -23,7 +23,7 @@ use trainer::run_log::{evaluation_bar, write_page, write_report};
 
 #[derive(Args)]
 pub(crate) struct EvalArguments {
-    /// Folder of a run, or a merged HQ-SAM file.
+    /// Folder or URL of a run, or a merged HQ-SAM file.
     model: PathBuf,
     /// Data set: its folder or URL, or the build configuration that made it. Default: the run's.
     #[arg(long)]
@@ -61,7 +61,8 @@ pub(crate) struct EvalArguments {
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
-    /// Folder for `<split>.json`, `.md`, `.parquet` and `.html`. Default: `eval` inside the run.
+    /// Folder for `<split>.json`, `.md`, `.parquet` and `.html`. Default: `eval` inside the run; none
+    /// for a URL.
     #[arg(long)]
     output: Option<PathBuf>,
     /// Images shown in the page for each prompt, those with the lowest IoU of HQ-SAM.

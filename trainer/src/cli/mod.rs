@@ -67,7 +67,7 @@ struct TrainArguments {
 
 #[derive(Args)]
 struct ExportArguments {
-    /// Folder of a run, or a merged HQ-SAM file to convert.
+    /// Folder or URL of a run, or a merged HQ-SAM file to convert.
     model: PathBuf,
     /// SAM that `model`, a mask decoder of the published trainer, belongs into.
     #[arg(long)]
@@ -118,7 +118,7 @@ fn run_train(arguments: &TrainArguments, device: Device, rank_env: Option<RankEn
             for report in &reports {
                 tracing::info!("split {}\n{}", report.split, report.table());
             }
-            tracing::info!("finished; export with: hqsam export {}", config.output.display());
+            tracing::info!("finished; export with: hqsam export {}", config.output);
         }
         Outcome::Stopped { checkpoint } => tracing::info!(
             "stopped at {}; resume with the same command and --resume",
@@ -135,6 +135,9 @@ fn run_export(arguments: &ExportArguments, device: Device) -> Result<()> {
     };
     let output = match (&arguments.output, &config) {
         (Some(output), _) => output.clone(),
+        (None, Some(_)) if run::store_url(&arguments.model).is_some() => {
+            bail!("-o is missing: the run lies in a store; name the file or folder to write")
+        }
         (None, Some(_)) => arguments.model.join(arguments.format.default_name()),
         (None, None) => bail!("-o is missing: name the file or folder to write"),
     };

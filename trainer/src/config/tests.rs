@@ -93,3 +93,23 @@ fn evaluation_is_the_published_one_unless_configured() {
         assert_eq!((config.eval.hq_output, config.eval.dilation_ratio), (HqOutput::Hq, 0.02));
     }
 }
+
+#[test]
+fn an_output_in_a_store_has_a_working_folder_of_its_own() {
+    let config = |text: &str| {
+        let rest = "[model]\nencoder = \"vit_b\"\nrandom_sam = true\n[data]\npath = \"data\"\n";
+        TrainConfig::parse(Path::new("run.toml"), &format!("{text}\n{rest}"))
+    };
+    for (text, store, folder) in [
+        ("output = 'runs/a'", None, "runs/a"),
+        ("output = 'file:///runs/a'", None, "/runs/a"),
+        ("output = 's3://bucket/x/a'", Some("s3://bucket/x/a"), "runs/bucket/x/a"),
+        ("output = 's3://bucket/../a/'", Some("s3://bucket/../a/"), "runs/bucket/a"),
+        ("output = 'gs://bucket/a'\nwork_dir = 'w'", Some("gs://bucket/a"), "w"),
+    ] {
+        let config = config(text).unwrap();
+        assert_eq!((config.store_url(), config.folder()), (store, PathBuf::from(folder)), "{text}");
+    }
+    let error = config("output = 'runs/a'\nwork_dir = 'w'").unwrap_err().to_string();
+    assert!(error.contains("work_dir is for an output in an object store"), "{error}");
+}

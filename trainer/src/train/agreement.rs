@@ -9,6 +9,7 @@ use toml::Value;
 /// their hashes.
 const FREE: [&str; 16] = [
     "output",
+    "work_dir",
     "model.checkpoint",
     "model.hq_checkpoint",
     "data.path",

@@ -66,7 +66,7 @@ impl Training<'_> {
         error: &TrainError,
         sample_ids: &[String],
     ) -> Result<(), TrainError> {
-        let folder = self.config.output.join("nonfinite");
+        let folder = self.folder.join("nonfinite");
         let saved = checkpoint::save(&folder, &self.checkpoint())?;
         let path = folder.join(format!("step-{:010}.json", self.global_step));
         let record = serde_json::json!({
@@ -89,7 +89,7 @@ impl Training<'_> {
         }
         let mut owes = 0.0;
         if self.world.rank == 0 {
-            let path = self.config.output.join("eval.jsonl");
+            let path = self.folder.join("eval.jsonl");
             let is_done =
                 forget_partial_evaluation(&path, self.global_step, self.config.eval.splits.len())
                     .map_err(|source| TrainError::Io { path, source })?;

@@ -1,8 +1,8 @@
-//! Going on from a checkpoint: who may write into the run's folder, which checkpoint is the newest
+//! Going on from a checkpoint: who may write to the run's place, which checkpoint is the newest
 //! whole one, and whether it belongs to what is trained now.
 
 use std::fs::{File, TryLockError};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use dataset::order::World;
@@ -11,38 +11,49 @@ use pipeline::Position;
 use super::agreement::differences;
 use super::training::Training;
 use super::{TrainError, internal};
-use crate::checkpoint::{self, Checkpoint};
+use crate::checkpoint::{Checkpoint, Checkpoints, Found};
 use crate::config::TrainConfig;
 use crate::run::load_hq_parameters;
 
 /// Seconds that a new run waits for the ranks of a killed launcher to save and end.
 const LOCK_WAIT_SECS: u64 = 60;
 
-/// The lock of the run's folder, which the system releases when rank 0 ends, however it ends.
-pub(super) fn lock_run(config: &TrainConfig, world: World) -> Result<Option<File>, TrainError> {
+/// The checkpoints of the run and the lock of its folder, which the system releases when rank 0 ends,
+/// however it ends. Rank 0 locks a store besides.
+pub(super) fn lock_run(
+    config: &TrainConfig,
+    world: World,
+) -> Result<(Checkpoints, Option<File>), TrainError> {
+    let folder = config.folder();
+    let mut checkpoints = Checkpoints::open(config.store_url(), &folder)?;
     if world.rank != 0 {
-        return Ok(None);
+        return Ok((checkpoints, None));
     }
-    let path = config.output.join("lock");
+    let file = lock_folder(&folder)?;
+    checkpoints.lock()?;
+    checkpoints.remove_staged()?;
+    Ok((checkpoints, Some(file)))
+}
+
+fn lock_folder(folder: &Path) -> Result<File, TrainError> {
+    let path = folder.join("lock");
     let io = |source| TrainError::Io { path: path.clone(), source };
-    std::fs::create_dir_all(&config.output).map_err(io)?;
+    std::fs::create_dir_all(folder).map_err(io)?;
     let file = File::create(&path).map_err(io)?;
     let started = Instant::now();
     loop {
         match file.try_lock() {
-            Ok(()) => break,
+            Ok(()) => return Ok(file),
             Err(TryLockError::Error(source)) => return Err(io(source)),
             Err(TryLockError::WouldBlock) if started.elapsed().as_secs() >= LOCK_WAIT_SECS => {
                 return Err(TrainError::Config(format!(
                     "another process trains in {}: end it, or choose another output",
-                    config.output.display()
+                    folder.display()
                 )));
             }
             Err(TryLockError::WouldBlock) => std::thread::sleep(Duration::from_millis(50)),
         }
     }
-    checkpoint::remove_staged(&config.output)?;
-    Ok(Some(file))
 }
 
 /// Removes the logs of a run that was killed before its first checkpoint: its steps are done again.
@@ -59,29 +70,30 @@ pub(super) fn forget_logs(output: &Path) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// The checkpoint to go on from, the newest that is whole; a folder that already holds a run is
+/// The checkpoint to go on from, the newest that is whole; a place that already holds a run is
 /// refused without `--resume`.
 pub(super) fn newest_checkpoint(
-    config: &TrainConfig,
+    checkpoints: &Checkpoints,
+    output: &str,
     resume: bool,
     tell: bool,
-) -> Result<Option<(PathBuf, Checkpoint)>, TrainError> {
-    let newest = checkpoint::list(&config.output)?.pop();
-    match (&newest, resume) {
-        (Some(path), false) => Err(TrainError::Config(format!(
-            "{} already holds a run ({}): add --resume to go on, or choose another output",
-            config.output.display(),
-            path.file_name().unwrap_or_default().to_string_lossy()
-        ))),
-        (None, _) => Ok(None),
-        (Some(_), true) => {
-            let (found, damaged) = checkpoint::load_newest(&config.output)?;
-            for error in damaged.iter().filter(|_| tell) {
-                tracing::warn!("{error}; the checkpoint before it is used");
-            }
-            Ok(found)
-        }
+) -> Result<Option<Found>, TrainError> {
+    if !resume {
+        return match checkpoints.newest()? {
+            None => Ok(None),
+            Some(name) => Err(TrainError::Config(format!(
+                "{output} already holds a run ({name}): add --resume to go on, or choose another \
+                 output"
+            ))),
+        };
     }
+    let (found, damaged) = checkpoints.load_newest()?;
+    let instead =
+        if found.is_some() { "the checkpoint before it is used" } else { "starting anew" };
+    for error in damaged.iter().filter(|_| tell) {
+        tracing::warn!("{error}; {instead}");
+    }
+    Ok(found)
 }
 
 impl Training<'_> {

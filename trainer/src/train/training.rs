@@ -18,7 +18,9 @@ use super::frozen::Frozen;
 use super::resume::{forget_logs, lock_run, newest_checkpoint};
 use super::saver::Saver;
 use super::{TrainError, TrainOptions, internal};
-use crate::checkpoint::{self, CHECKPOINT_VERSION, Checkpoint, CheckpointInfo};
+use crate::checkpoint::{
+    self, CHECKPOINT_VERSION, Checkpoint, CheckpointError, CheckpointInfo, Checkpoints,
+};
 use crate::config::TrainConfig;
 use crate::data_parallel::DataParallel;
 use crate::evaluate::{
@@ -41,6 +43,8 @@ const OVERLAYS: usize = 4;
 /// Everything that lives from the first step to the last.
 pub(super) struct Training<'a> {
     pub(super) config: &'a TrainConfig,
+    /// Logs and tables of the run.
+    pub(super) folder: PathBuf,
     pub(super) context: StepContext,
     pub(super) dataset: Arc<Dataset>,
     pub(super) world: World,
@@ -52,7 +56,9 @@ pub(super) struct Training<'a> {
     pub(super) data_sha256: String,
     pub(super) sam_sha256: String,
     frozen: Frozen,
+    /// Ends before what it writes to.
     saver: Saver,
+    checkpoints: Arc<Checkpoints>,
     /// Beaten before each step and for each evaluated batch: the launcher ends ranks that hang.
     pub(super) heartbeat: Heartbeat,
     last_save: Instant,
@@ -69,11 +75,13 @@ impl<'a> Training<'a> {
         let encoder = config.model.encoder.resolve()?;
         let (world, data_parallel) = join_ranks(config, options)?;
         let dataset = Arc::new(Dataset::open(&config.data.path)?);
-        let lock = lock_run(config, world)?;
+        let (checkpoints, lock) = lock_run(config, world)?;
         data_parallel.barrier()?;
-        let newest = newest_checkpoint(config, options.resume, world.rank == 0)?;
+        let (checkpoints, folder) = (Arc::new(checkpoints), config.folder());
+        let newest =
+            newest_checkpoint(&checkpoints, &config.output, options.resume, world.rank == 0)?;
         if newest.is_none() && world.rank == 0 {
-            forget_logs(&config.output)?;
+            forget_logs(&folder)?;
         }
         let (model, sam_sha256) = load_frozen_sam(config, options.device)?;
         // Now, not after the first epoch.
@@ -94,13 +102,15 @@ impl<'a> Training<'a> {
             global_step: 0,
             skipped: 0,
             frozen,
-            saver: Saver::new(&config.output, config.train.keep_last),
+            saver: Saver::new(Arc::clone(&checkpoints), config.train.keep_last),
+            checkpoints,
             heartbeat: Heartbeat::from_env(),
             last_save: Instant::now(),
             _lock: lock,
             data_sha256: dataset.manifest_sha256(),
             sam_sha256,
-            log: RunLog::open(&config.output, world.rank == 0)?,
+            log: RunLog::open(&folder, world.rank == 0)?,
+            folder,
             dataset,
         };
         training.agree_on_inputs(&encoder)?;
@@ -156,8 +166,11 @@ impl<'a> Training<'a> {
         if self.world.rank != 0 {
             return Ok(());
         }
-        let path = self.config.output.join(CONFIG_FILE);
+        let path = self.folder.join(CONFIG_FILE);
         let text = toml::to_string(self.config).map_err(internal)?;
+        if let Checkpoints::Store(store) = &*self.checkpoints {
+            store.put_config(&text)?;
+        }
         std::fs::write(&path, text).map_err(|source| TrainError::Io { path, source })
     }
 
@@ -240,16 +253,16 @@ impl<'a> Training<'a> {
         self.last_save = Instant::now();
         if self.world.rank == 0 {
             let checkpoint = self.checkpoint();
-            self.saver.start(checkpoint);
+            self.saver.start(checkpoint)?;
         }
         Ok(())
     }
 
-    /// Waits until the last checkpoint is on the disk; every rank then knows that it is there.
+    /// Waits until the last checkpoint is written; every rank then knows that it is there.
     pub(super) fn saved(&mut self) -> Result<PathBuf, TrainError> {
         let path = self.saver.wait()?;
         self.context.data_parallel.barrier()?;
-        Ok(path.unwrap_or_else(|| self.config.output.clone()))
+        Ok(path.unwrap_or_else(|| PathBuf::from(&self.config.output)))
     }
 
     pub(super) fn evaluation_is_due(&self) -> bool {
@@ -295,16 +308,13 @@ impl<'a> Training<'a> {
             return Ok(());
         }
         // A checkpoint that could not be written is told and survived here as well.
-        match self.saver.wait() {
+        let score = scores.iter().sum::<f64>() / scores.len() as f64;
+        let kept =
+            self.saver.wait().and_then(|_| self.checkpoints.keep_best(self.global_step, score));
+        match kept {
+            Err(error @ CheckpointError::Locked { .. }) => return Err(error.into()),
             Err(error) => tracing::warn!("{error}; the best checkpoint is not updated"),
-            Ok(_) => {
-                let newest = checkpoint::list(&self.config.output)?.pop();
-                let name = checkpoint::file_name(self.global_step);
-                if let Some(path) = newest.filter(|path| path.ends_with(&name)) {
-                    let score = scores.iter().sum::<f64>() / scores.len() as f64;
-                    checkpoint::keep_best(&self.config.output, &path, score)?;
-                }
-            }
+            Ok(_) => {}
         }
         Ok(())
     }
@@ -326,6 +336,7 @@ impl<'a> Training<'a> {
             loss_mask: report.loss_mask,
             loss_dice: report.loss_dice,
             grad_norm: report.grad_norm,
+            samples: report.samples.to_string(),
             images_per_second: self.config.train.global_batch as f64
                 / (step + data_wait).as_secs_f64(),
             data_wait_secs: data_wait.as_secs_f64(),

@@ -88,6 +88,12 @@ pub fn load(path: &Path) -> Result<Loaded, WeightsError> {
     Ok(Loaded { state, kind })
 }
 
+/// Every tensor of a safetensors file that has been read already, by the names it has there; `path`
+/// only names it in errors.
+pub fn parse_safetensors(path: &Path, bytes: &[u8]) -> Result<StateDict, WeightsError> {
+    safetensors::parse(path, bytes)
+}
+
 /// Writes `state` as PyTorch's `torch.save` would, atomically.
 pub fn save_pth(path: &Path, state: &StateDict) -> Result<(), WeightsError> {
     publish(path, |file| pth::write(path, file, state))

@@ -19,7 +19,12 @@ fn format_error(path: &Path, reason: impl ToString) -> WeightsError {
 pub(super) fn read(path: &Path) -> Result<StateDict, WeightsError> {
     let bytes =
         fs::read(path).map_err(|source| WeightsError::Read { path: path.into(), source })?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| format_error(path, error))?;
+    parse(path, &bytes)
+}
+
+/// [`read`] on bytes that have been read already.
+pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<StateDict, WeightsError> {
+    let file = SafeTensors::deserialize(bytes).map_err(|error| format_error(path, error))?;
     let mut state = StateDict::new();
     for (name, view) in file.tensors() {
         let kind = match view.dtype() {

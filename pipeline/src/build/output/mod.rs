@@ -15,7 +15,6 @@
 
 mod folder;
 mod publish;
-mod upload;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -143,7 +142,7 @@ impl Output {
             None if written.rows == 0 => Ok(()),
             None => {
                 let key = self.key(&path);
-                let uploaded = upload::upload(&*self.store, &key, scratch.file, written.bytes);
+                let uploaded = store::upload(&*self.store, &key, scratch.file, written.bytes);
                 self.wait(uploaded).map_err(|error| self.failed(&path, "cannot upload", error))
             }
         }

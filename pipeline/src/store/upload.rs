@@ -20,7 +20,7 @@ const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 
 /// Uploads the first `bytes` bytes of `file` and compares the size the store reports. Requests are
 /// signed over their content where the store checks that (S3), so size is what is left to check.
-pub(super) async fn upload(
+pub(crate) async fn upload(
     store: &dyn ObjectStore,
     key: &Key,
     file: File,
@@ -43,7 +43,7 @@ pub(super) async fn upload(
     unreachable!("the loop returns at the last attempt")
 }
 
-fn worth_another(error: &Error) -> bool {
+pub(super) fn worth_another(error: &Error) -> bool {
     !matches!(
         error,
         Error::NotFound { .. }

@@ -1,0 +1,184 @@
+//! Many steps under faults drawn from a seed: ranks killed with `kill -9`, a store that resets
+//! connections, breaks answers off and is slow. Nothing may be lost, and memory must stay flat.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tests::{Dice, kill, lines, ranks, resident_bytes, tiny_of};
+use trainer::sample_digest::SampleDigest;
+
+use crate::bucket::{ended, launch, newest_in_bucket, newest_in_folder, succeed};
+use crate::rough_proxy::{RoughProxy, Roughness};
+use crate::servers::{Kind, Server};
+
+/// Steps, as this variable says otherwise; `make soak` makes it 2,000.
+const STEPS_VARIABLE: &str = "HQSAM_SOAK_STEPS";
+const STEPS: u64 = 120;
+/// Drawn pairs, 32 of them to train on: 16 steps an epoch.
+const PAIRS: usize = 44;
+const STEPS_PER_EPOCH: u64 = 16;
+/// Kills follow each other after 5 and up to so many new steps more: without progress, a launcher
+/// rightly sees a crash loop.
+const LONGEST_PEACE: u64 = 80;
+/// Most that a rank may hold in the last third of the steps, as a share of the middle third.
+const MEMORY: f64 = 1.1;
+const ROUGHNESS: Roughness =
+    Roughness { resets: 3, delays: 20, longest_delay: Duration::from_millis(300) };
+
+/// Resident memory of one rank at a step.
+struct Held {
+    step: u64,
+    bytes: u64,
+}
+
+/// What was done to a run, and what was seen of it.
+#[derive(Default)]
+struct Seen {
+    killed: u64,
+    memory: Vec<Held>,
+}
+
+/// Kills ranks while the first half of the steps is made, so that the processes of the second half
+/// are old enough to show a leak.
+fn disturb(launcher: u32, is_over: &mut dyn FnMut() -> bool, log: &Path, steps: u64) -> Seen {
+    let (mut dice, mut seen) = (Dice::new(0x5eed), Seen::default());
+    let mut furthest = 0;
+    let mut next_kill = 5 + dice.below(LONGEST_PEACE);
+    while !is_over() {
+        let step = last_step(log);
+        let ranks = ranks(launcher);
+        let memory = ranks.iter().filter_map(|&pid| resident_bytes(pid));
+        seen.memory.extend(memory.map(|bytes| Held { step, bytes }));
+        if step > furthest {
+            furthest = step;
+            if step >= next_kill && step <= steps / 2 && !ranks.is_empty() {
+                // One of them, or all.
+                match dice.below(4) {
+                    0 => ranks.into_iter().for_each(kill),
+                    _ => kill(ranks[dice.below(ranks.len() as u64) as usize]),
+                }
+                seen.killed += 1;
+                next_kill = step + 5 + dice.below(LONGEST_PEACE);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    seen
+}
+
+/// Reads the end of the log only: it grows long.
+fn last_step(log: &Path) -> u64 {
+    use std::io::{Read, Seek, SeekFrom};
+    let Ok(mut file) = std::fs::File::open(log) else { return 0 };
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
+    let mut end = String::new();
+    let _ = file.seek(SeekFrom::Start(length.saturating_sub(4096)));
+    let _ = file.read_to_string(&mut end);
+    let step = |line: &str| serde_json::from_str::<Value>(line).ok()?["global_step"].as_u64();
+    end.lines().filter_map(step).next_back().unwrap_or(0)
+}
+
+/// Median of what the ranks held from step `from` on and before step `to`, in bytes.
+fn median(memory: &[Held], from: u64, to: u64) -> u64 {
+    let range = from..to;
+    let mut bytes: Vec<u64> =
+        memory.iter().filter(|held| range.contains(&held.step)).map(|held| held.bytes).collect();
+    bytes.sort_unstable();
+    bytes[bytes.len() / 2]
+}
+
+/// The digest of each step's samples, as `hqseg trace` names them.
+fn traced(server: &Server, folder: &Path, steps: u64) -> Vec<String> {
+    let count = steps.to_string();
+    let trace =
+        ["trace", "data", "--json", "--global-batch", "2", "--size", "16", "--steps", &count];
+    let text = succeed(server, folder, "hqseg", &trace);
+    let digest = |line: &str| {
+        let step: Value = serde_json::from_str(line).unwrap();
+        let samples = step["samples"].as_array().unwrap();
+        let ids: Vec<&str> = samples.iter().map(|it| it["sample_id"].as_str().unwrap()).collect();
+        assert_eq!(ids.len(), 2);
+        SampleDigest::of_sums(&SampleDigest::lanes(&ids)).to_string()
+    };
+    text.lines().map(digest).collect()
+}
+
+#[test]
+#[expect(clippy::print_stdout, reason = "the figures belong to the result")]
+fn a_long_training_under_faults_loses_nothing_and_its_memory_stays_flat() {
+    let Some(server) = Server::start(Kind::S3) else { return };
+    let asked = std::env::var(STEPS_VARIABLE).ok().and_then(|steps| steps.parse().ok());
+    let epochs = asked.unwrap_or(STEPS).div_ceil(STEPS_PER_EPOCH);
+    let steps = epochs * STEPS_PER_EPOCH;
+    let changes = format!(
+        "[train]\nepochs = {epochs}\nlr_drop_epoch = 0\ncheckpoint_every_steps = 10\n\
+         [eval]\nsplits = []\n"
+    );
+    let folder = tiny_of(PAIRS, &changes);
+    let folder = folder.path();
+    let started = Instant::now();
+    let _ = succeed(&server, folder, "launch", &["--procs", "2", "tiny.toml"]);
+    let undisturbed = started.elapsed();
+
+    let build = ["build", "--auto", "raw", "--output", "s3://bucket/data", "--holdout", "0.25"];
+    let _ = succeed(&server, folder, "hqseg", &build);
+    let proxy = RoughProxy::start(&server.address, ROUGHNESS, 7);
+    let arguments = [
+        "--procs",
+        "2",
+        "--max-restarts",
+        "100000",
+        "--grace",
+        "2",
+        "tiny.toml",
+        "--set",
+        "data.path=s3://bucket/data",
+        "--set",
+        "output=s3://bucket/run",
+        "--set",
+        "work_dir=work",
+    ];
+    let started = Instant::now();
+    let mut launcher = launch(&server, &proxy.address, folder, &arguments);
+    let (pid, log) = (launcher.id(), folder.join("work/steps.jsonl"));
+    let seen = disturb(pid, &mut || launcher.try_wait().unwrap().is_some(), &log, steps);
+    let disturbed = started.elapsed();
+    let (succeeded, said) = ended(launcher, folder);
+    assert!(succeeded, "{said}");
+
+    let (steps_made, expected) = (lines(&log), lines(&folder.join("run/steps.jsonl")));
+    let traced = traced(&server, folder, steps);
+    assert_eq!(
+        (steps_made.len(), expected.len(), traced.len()),
+        (steps as usize, steps as usize, steps as usize)
+    );
+    for ((made, expected), traced) in steps_made.iter().zip(&expected).zip(&traced) {
+        for key in ["global_step", "epoch", "step", "samples", "loss", "grad_norm"] {
+            assert_eq!(made[key], expected[key], "{made} {expected}");
+        }
+        assert_eq!(made["samples"], **traced, "{made}");
+    }
+    assert_eq!(newest_in_bucket(&server, "run"), newest_in_folder(&folder.join("run")));
+
+    let (resets, delays, bytes) = proxy.counts();
+    let resumed = said.matches("resuming from").count();
+    let failed = said.matches("training goes on").count();
+    let (third, mib) = (steps / 3, |bytes: u64| bytes as f64 / f64::from(1 << 20));
+    let (middle, last) =
+        (median(&seen.memory, third, 2 * third), median(&seen.memory, 2 * third, steps + 1));
+    println!(
+        "{steps} steps: {} kills, {resumed} resumed rounds, {resets} connections reset, {delays} \
+         pieces late, {:.0} MiB through the proxy, {failed} warnings of failed requests; {:.0} s \
+         undisturbed, {:.0} s disturbed; a rank holds {:.1} MiB in the middle third, {:.1} MiB in \
+         the last",
+        seen.killed,
+        mib(bytes),
+        undisturbed.as_secs_f64(),
+        disturbed.as_secs_f64(),
+        mib(middle),
+        mib(last)
+    );
+    assert!(seen.killed > 0 && resets > 0 && delays > 0, "nothing was disturbed");
+    assert!(last as f64 <= MEMORY * middle as f64, "{last} bytes after {middle}");
+}
