@@ -3,7 +3,7 @@
 use tch::{Device, Kind, Tensor};
 
 use crate::batch::{group_prompts, to_tensors};
-use crate::data_parallel::DataParallel;
+use crate::data_parallel::{DataParallel, STEP_SUMS};
 use crate::feature_cache::{self, FeatureCache};
 use crate::loss::{LossConfig, point_sampled_loss};
 use crate::loss_points::draw_loss_points;
@@ -73,8 +73,7 @@ pub fn train_step(
     }
     let mut clock = PartClock::start(context.device, context.synchronize_parts);
     let mut times = StepTimes::default();
-    // The mask loss, the dice loss and whether a stop was asked for.
-    let sums = Tensor::zeros([3], (Kind::Double, context.device));
+    let sums = Tensor::zeros([STEP_SUMS as i64], (Kind::Double, context.device));
     let local = batch.sample_ids.len();
     for from in (0..local).step_by(context.micro_batch) {
         let to = (from + context.micro_batch).min(local);
