@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Compares `hqseg` with the published loader's steps (stream) and with PyPI `datasets` (build), and
-# `hqsam` with the published training step (train), each pair interleaved in one run on this machine.
-# Puts the Python side into .tools/bench (stream, build) or .venv (train) first.
+# `hqsam` with the published training step (train), and two ranks with one process (scaling), each
+# pair interleaved in one run on this machine. Puts the Python side into .tools/bench (stream, build)
+# or .venv (train) first.
 #
-#   benches/run.sh [stream|build|train|all] [ROUNDS]
+#   benches/run.sh [stream|build|train|scaling|all] [ROUNDS]
 #
 # Stream and build read real pictures: $HQSAM_RAW_DIR (default ../shared/raw) with ECSSD/ and
 # large/{im,gt}. The training step draws its samples; a round takes about four minutes.
@@ -13,6 +14,10 @@ rounds=${2:-5}
 if [ "$what" = train ]; then
     make --silent build setup-python
     exec .venv/bin/python benches/train_step.py target/release/hqsam "$rounds"
+fi
+if [ "$what" = scaling ]; then
+    make --silent build
+    exec python3 benches/scaling.py target/release "$rounds"
 fi
 raw=$(realpath "${HQSAM_RAW_DIR:-../shared/raw}")
 [ -d "$raw/ECSSD/images" ] || die "no ECSSD/images in $raw: set HQSAM_RAW_DIR"
@@ -37,5 +42,6 @@ for bench in stream build; do
     fi
 done
 if [ "$what" = all ]; then
-    exec benches/run.sh train "$rounds"
+    benches/run.sh train "$rounds"
+    exec benches/run.sh scaling "$rounds"
 fi

@@ -13,6 +13,7 @@ use serde::Serialize;
 use tch::{Device, Kind, Tensor};
 
 use crate::config::TrainConfig;
+use crate::data_parallel::{STEP_SUMS, bucket};
 use crate::model::{EncoderConfig, Precision, computed_flop, multiplies_bf16, published_flop};
 use crate::part_clock::{PartClock, StepTimes};
 use crate::run::load_frozen_sam;
@@ -24,6 +25,8 @@ const PICTURE_HW: (usize, usize) = (800, 1200);
 /// Side of the matrices whose product is the floor, and how often it is taken.
 const FLOOR_SIDE: i64 = 3072;
 const FLOOR_REPETITIONS: usize = 4;
+/// All-reduces that are measured alone.
+const ALL_REDUCES: usize = 20;
 
 /// How long to measure.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +63,8 @@ pub struct BenchReport {
     /// Of all ranks, from the whole step without the data, which threads prepare meanwhile; from
     /// `seconds.ahead` where that was measured.
     pub images_per_second: f64,
+    /// The all-reduce of a step without waiting for slower ranks; `None` for a single process.
+    pub all_reduce: Option<AllReduce>,
     /// The encoder beside the matrix products it consists of.
     pub encoder: EncoderShare,
     /// Loss of the first and the last step: real training steps on the same samples.
@@ -92,6 +97,15 @@ pub struct PartSeconds {
     /// A step as in training, without a wait after each part, the next batch being encoded beside it;
     /// null where `train.encode_ahead` is off.
     pub ahead: Option<f64>,
+}
+
+/// The one all-reduce of a step, measured alone.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct AllReduce {
+    /// Size of the flat bucket.
+    pub bytes: usize,
+    /// Median seconds: packing, agreeing on the call, summing, unpacking.
+    pub seconds: f64,
 }
 
 /// What share of the possible speed the encoder reaches.
@@ -130,6 +144,10 @@ pub fn bench(
     let mut context = StepContext { synchronize_parts: true, ..context };
 
     let measured = measure(&config, &encoder, options, world.rank, &mut context)?;
+    let all_reduce = match world.world_size {
+        1 => None,
+        _ => Some(all_reduce_alone(&context)?),
+    };
     let mut seconds = measured.seconds();
     let memory = device::device_memory(train.device)?;
     if config.train.encode_ahead.is_on(train.device) {
@@ -162,6 +180,7 @@ pub fn bench(
             floor_gflop_per_second: floor,
             share_of_floor: gflop_per_second / floor,
         },
+        all_reduce,
         losses: [loss(measured.losses.first()), loss(measured.losses.last())],
         peak_resident_mib: measured.peak_resident_mib,
         peak_device_mib: mib(memory, |memory| memory.peak_allocated),
@@ -246,6 +265,23 @@ fn measure(
         }
     }
     Ok(Measured { data, steps, losses, peak_resident_mib: peak_resident_mib() })
+}
+
+/// Every rank begins when all are there, so that nobody's time is that of waiting.
+fn all_reduce_alone(context: &StepContext) -> Result<AllReduce, TrainError> {
+    let parameters = &context.hq_parameters;
+    let mut gradients: Vec<Tensor> =
+        parameters.iter().map(|(_, parameter)| parameter.detach().zeros_like()).collect();
+    let sums = Tensor::zeros([STEP_SUMS as i64], (Kind::Double, context.device));
+    let bytes = bucket(&gradients, &sums).numel() * size_of::<f32>();
+    let mut durations = Vec::new();
+    for _ in 0..ALL_REDUCES {
+        context.data_parallel.barrier()?;
+        let mut clock = PartClock::start(context.device, true);
+        let _ = context.data_parallel.all_reduce(&mut gradients, &sums)?;
+        durations.push(clock.lap());
+    }
+    Ok(AllReduce { bytes, seconds: median(durations.into_iter()) })
 }
 
 fn median(durations: impl Iterator<Item = Duration>) -> f64 {

@@ -4,6 +4,12 @@
 use c10d::{C10dError, ProcessGroup, ReduceOp};
 use tch::{Kind, Tensor};
 
+use crate::sample_digest::SampleDigest;
+
+/// Sums of a step that travel with the gradients: the mask loss, the dice loss, whether a stop was
+/// asked for, and which samples the step has.
+pub const STEP_SUMS: usize = 3 + SampleDigest::LANES as usize;
+
 /// The group of ranks, or a single process.
 pub struct DataParallel {
     group: Option<ProcessGroup>,
@@ -33,9 +39,7 @@ impl DataParallel {
     /// A rank that is gone or too slow.
     pub fn all_reduce(&self, gradients: &mut [Tensor], sums: &Tensor) -> Result<Tensor, C10dError> {
         let Some(group) = &self.group else { return Ok(sums.shallow_clone()) };
-        let mut parts: Vec<Tensor> = gradients.iter().map(|g| g.reshape([-1])).collect();
-        parts.push(sums.to_kind(Kind::Float));
-        let mut bucket = Tensor::cat(&parts, 0);
+        let mut bucket = bucket(gradients, sums);
         group.all_reduce(&mut bucket, ReduceOp::Sum)?;
         let mut offset = 0;
         for gradient in gradients.iter_mut() {
@@ -120,5 +124,47 @@ impl DataParallel {
     /// Names the rank that did not come in time.
     pub fn barrier(&self) -> Result<(), C10dError> {
         self.group.as_ref().map_or(Ok(()), ProcessGroup::barrier)
+    }
+}
+
+/// What one all-reduce moves: the gradients and the sums, one after the other, float32 in one
+/// dimension.
+pub fn bucket(gradients: &[Tensor], sums: &Tensor) -> Tensor {
+    let mut parts: Vec<Tensor> = gradients.iter().map(|g| g.reshape([-1])).collect();
+    parts.push(sums.to_kind(Kind::Float));
+    Tensor::cat(&parts, 0)
+}
+
+/// Bytes of a [`bucket`] for so many trained values.
+#[must_use]
+pub fn bucket_bytes(trained_values: usize) -> usize {
+    (trained_values + STEP_SUMS) * size_of::<f32>()
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::Device;
+
+    use super::*;
+    use crate::model::EncoderConfig;
+
+    #[test]
+    fn the_bucket_is_flat_and_of_five_mebibytes_for_vit_l() {
+        for (name, mebibytes) in
+            [("vit_b", "4.09"), ("vit_l", "5.09"), ("vit_h", "6.09"), ("vit_tiny", "1.71")]
+        {
+            let values = EncoderConfig::named(name).unwrap().num_trained_values();
+            // In two parts, of which one has several dimensions.
+            let gradients = [
+                Tensor::zeros([64, 4, 4], (Kind::Float, Device::Cpu)),
+                Tensor::zeros([values - 1024], (Kind::Float, Device::Cpu)),
+            ];
+            let sums = Tensor::zeros([STEP_SUMS as i64], (Kind::Double, Device::Cpu));
+            let bucket = bucket(&gradients, &sums);
+            assert_eq!((bucket.dim(), bucket.kind()), (1, Kind::Float));
+            assert_eq!(bucket.numel() * 4, bucket_bytes(values as usize));
+            let found = bucket_bytes(values as usize) as f64 / f64::from(1 << 20);
+            assert_eq!(format!("{found:.2}"), mebibytes, "{name}");
+        }
     }
 }

@@ -2,7 +2,7 @@
 
 use tch::{Device, Kind, Tensor};
 
-use crate::data_parallel::DataParallel;
+use crate::data_parallel::{DataParallel, STEP_SUMS};
 use crate::frozen_stage::{EncodedPart, FrozenStage};
 use crate::loss::{LossConfig, point_sampled_loss};
 use crate::loss_points::draw_loss_points;
@@ -76,8 +76,7 @@ pub fn train_step(
     }
     let mut clock = PartClock::start(context.device, context.synchronize_parts);
     let mut times = StepTimes::default();
-    // The mask loss, the dice loss, whether a stop was asked for, and which samples these are.
-    let sums = Tensor::zeros([3 + SampleDigest::LANES], (Kind::Double, context.device));
+    let sums = Tensor::zeros([STEP_SUMS as i64], (Kind::Double, context.device));
     for (from, to) in context.frozen.parts_of(batch) {
         let part = match &mut context.ahead {
             Some(ahead) => ahead.next_part()?,

@@ -80,6 +80,10 @@ fn table(report: &BenchReport) -> String {
         ("  optimiser", seconds.optimizer),
         ("data (beside it)", seconds.data),
     ];
+    let all_reduce = report.all_reduce.map_or_else(String::new, |all_reduce| {
+        let (bytes, seconds) = (all_reduce.bytes, all_reduce.seconds);
+        format!("{:<20} {seconds:9.4} s, {bytes} bytes\n", "all-reduce alone")
+    });
     let ahead = seconds.ahead.map(|ahead| ("step, encoding ahead", ahead));
     let parts: String = parts
         .iter()
@@ -88,7 +92,7 @@ fn table(report: &BenchReport) -> String {
         .map(|(name, s)| format!("{name:<20} {s:9.4} s\n"))
         .collect();
     format!(
-        "{} x {} images a step, {}, {} threads, encoder in {}{}\n{parts}\
+        "{} x {} images a step, {}, {} threads, encoder in {}{}\n{parts}{all_reduce}\
          images a second      {:9.3}\npeak memory          {:9} MiB\n{device}\
          encoder              {:9.1} GFLOP/s, {:.0} % of a large product's {:.1}; {:.0} GFLOP an image",
         report.world_size,

@@ -7,7 +7,7 @@ use toml::Value;
 /// Settings that may change between a checkpoint and the run that goes on from it: they say where
 /// things lie, how long to go on and what to watch, not what a step computes. Files are compared by
 /// their hashes.
-const FREE: [&str; 16] = [
+const FREE: [&str; 17] = [
     "output",
     "work_dir",
     "model.checkpoint",
