@@ -1,6 +1,7 @@
 //! `hqsam serve`: what is answered and what refused, and the page in a real browser.
 
 mod browser;
+mod refine;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -12,7 +13,6 @@ use browser::Browser;
 use serde_json::{Value, json};
 use tch::Device;
 use trainer::model::{EncoderConfig, SamHq, VitConfig};
-use trainer::predict::{ImagePrompt, MaskMode, Predictor, read_image};
 use trainer::weights::save_pth;
 
 /// The running program; killed at the end of a test that has not ended it.
@@ -197,44 +197,6 @@ fn a_picture_is_opened_and_prompted_and_a_run_is_shown() {
         let shown = mask.pixels().filter(|pixel| pixel.0[3] > 0).count();
         assert_eq!(json!(shown), masks[name]["area"], "{name}");
     }
-    let refine = |more: Value| {
-        let (status, _, answer) = ask(&server, &head, more.to_string().as_bytes());
-        assert_eq!(status, 200, "{answer}");
-        serde_json::from_str::<Value>(&answer).unwrap()
-    };
-    let again = refine(prompt.clone());
-    let mut refined = prompt.clone();
-    refined["refine"] = masks["id"].clone();
-    let refined = refine(refined);
-    for name in ["sam", "hq"] {
-        assert_eq!(again[name]["png"], masks[name]["png"], "{name}: the same prompt");
-        assert_ne!(refined[name]["png"], masks[name]["png"], "{name}: with its mask as a prompt");
-    }
-    // Each model refines its own mask, as the library does with logits.
-    let model =
-        trainer::run::open_model(&server.folder.path().join("model.pth"), None, Device::Cpu);
-    let model = model.unwrap().model;
-    let predictor = Predictor::new(&model);
-    let photo = read_image(&server.folder.path().join("photo.png")).unwrap();
-    let image = predictor.encode(&photo).unwrap();
-    for (name, mode) in [("sam", MaskMode::Sam), ("hq", MaskMode::Sum)] {
-        let mut prompt = ImagePrompt {
-            box_xyxy: Some([20.0, 20.0, 200.0, 180.0]),
-            points: vec![[60.0, 60.0], [10.0, 10.0]],
-            point_labels: vec![1.0, 0.0],
-            mask: None,
-        };
-        let predict = |prompt: &ImagePrompt| {
-            predictor.predict(&image, std::slice::from_ref(prompt), mode, false).unwrap().remove(0)
-        };
-        let first = predict(&prompt);
-        prompt.mask = Some(first.best_mask_input());
-        let second = predict(&prompt);
-        for (answer, expected) in [(&masks, first), (&refined, second)] {
-            let area = expected.masks[0].foreground_pixels();
-            assert_eq!(answer[name]["area"], json!(area), "{name}");
-        }
-    }
     let (_, _, run) = ask(&server, "GET /api/run", b"");
     let run: Value = serde_json::from_str(&run).unwrap();
     assert_eq!((&run["name"], &run["num_steps"]), (&json!("run"), &json!(300)));
@@ -299,21 +261,7 @@ fn the_page_segments_what_is_clicked_at_every_width() {
         assert_eq!(browser.evaluate("prompts[2].box.map(Math.round)"), json!([64, 48, 224, 192]));
         let facts = browser.evaluate("document.getElementById('hq-facts').textContent");
         assert!(facts.as_str().unwrap().contains("% of the picture"), "{facts}");
-        // Refined: each mask goes back as a prompt; a click corrects it, undo takes both back.
-        let masks = "masks.sam.src + masks.hq.src";
-        let before = browser.evaluate(masks);
-        let _ = browser.evaluate("document.getElementById('refine').click()");
-        browser.wait("prompts.length === 4 && shown !== null && shown !== prompts[3].refine");
-        assert_eq!(browser.evaluate("prompt().refine === prompts[3].refine"), true);
-        let refined = browser.evaluate(masks);
-        assert_ne!(refined, before, "a mask as a prompt changes the masks");
-        let _ = browser.evaluate("document.querySelector('[name=label][value=\"1\"]').click()");
-        browser.drag("hq", [0.5, 0.5], [0.5, 0.5]);
-        browser.wait(&format!("prompts.length === 5 && {masks} !== {refined}"));
-        for _ in 0..2 {
-            let _ = browser.evaluate("document.getElementById('undo').click()");
-        }
-        browser.wait(&format!("prompts.length === 3 && {masks} === {before}"));
+        refine::on_the_page(&mut browser);
         browser.wait("document.querySelectorAll('#curves svg').length === 4");
         browser.wait("[...document.images].every(image => image.complete && image.naturalWidth)");
         let _ = browser.evaluate("scrollTo(0, 0)");
