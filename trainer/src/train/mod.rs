@@ -3,6 +3,7 @@
 mod agreement;
 mod frozen;
 mod guards;
+mod parameters;
 mod resume;
 mod saver;
 mod training;
