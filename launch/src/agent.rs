@@ -19,7 +19,7 @@ use crate::ranks::{Ranks, Start};
 pub(crate) enum Event {
     /// A rank, by its number on this machine.
     Ended(usize, std::io::Result<ExitStatus>),
-    /// SIGINT or SIGTERM.
+    /// A request to stop, by this signal.
     Signal(i32),
     /// From the coordinator, over the connection of this number.
     Order(u32, Order),

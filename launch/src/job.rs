@@ -8,8 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::consts::SIGHUP;
 
 use crate::agent::{Agent, End, Event};
 use crate::coordinator::{Coordinator, Settings};
@@ -19,6 +18,7 @@ use crate::host::{self, Host, Input, LOCAL};
 use crate::member;
 use crate::processes::Mark;
 use crate::protocol::{Join, Order, VERSION, Verdict};
+use crate::rank_env::{StopRequest, watch_stop_requests};
 use crate::restarts::PastRound;
 
 /// What to run, and how often.
@@ -153,8 +153,8 @@ impl JobError {
 
 /// Runs the job to its end.
 ///
-/// The first SIGINT or SIGTERM is passed on to every rank of every machine, which may finish and
-/// save; the second kills them. SIGHUP does nothing. When a rank fails or hangs, the others get
+/// The first request to stop, by SIGINT or SIGTERM, is passed on to every rank of every machine,
+/// which may finish and save; the second kills them (see [`watch_stop_requests`]). SIGHUP does nothing. When a rank fails or hangs, the others get
 /// SIGTERM, and SIGKILL after the grace; then all are started again, if restarts are left and
 /// help. When this process is killed, its [guard](crate::guard) ends the ranks.
 ///
@@ -243,16 +243,11 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> JobError {
 fn watch_signals(events: Sender<Event>) -> std::io::Result<()> {
     // Closing the terminal must not end a training.
     signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false)))?;
-    let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    let watch = move || {
-        for signal in &mut signals {
-            if events.send(Event::Signal(signal)).is_err() {
-                return;
-            }
-        }
-    };
-    std::thread::Builder::new().name("signals".to_owned()).spawn(watch)?;
-    Ok(())
+    watch_stop_requests(move |request| {
+        let (StopRequest::First(signal) | StopRequest::Again(signal)) = request;
+        // The receiver is gone only when the job is over.
+        let _ = events.send(Event::Signal(signal));
+    })
 }
 
 /// In memory where there is such a place: beats must not wait for a disk.

@@ -12,6 +12,7 @@ mod heartbeat;
 mod job_env;
 mod slurm;
 mod starters;
+mod stop_requests;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use std::process::Command;
 pub(crate) use self::heartbeat::HEARTBEAT_FILE;
 pub use self::heartbeat::Heartbeat;
 pub use self::job_env::{JobEnv, restart_count};
+pub use self::stop_requests::{StopRequest, stop_flag, watch_stop_requests};
 
 const RANK: &str = "RANK";
 const LOCAL_RANK: &str = "LOCAL_RANK";

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::support::{
     PATIENCE, Running, end, launch, line, runs, script, send, spawn, stderr, stdout, wait_for,
@@ -140,10 +140,32 @@ fn the_second_signal_kills() {
     send(child.id(), "TERM");
     wait_for("the signal", || (0..2).all(|rank| folder.path().join(format!("got{rank}")).exists()));
     let started = Instant::now();
+    // Later, it is no longer the same request that arrives twice.
+    wait_for("two seconds", || started.elapsed() > Duration::from_millis(2100));
     send(child.id(), "TERM");
     let output = end(child);
     assert!(started.elapsed() < PATIENCE);
     assert_eq!(output.status.code(), Some(143), "{}", stderr(&output));
+}
+
+#[test]
+fn one_request_that_arrives_several_times_lets_ranks_save() {
+    let folder = tempfile::tempdir().unwrap();
+    let on_signal = "echo got >> got$RANK; while [ ! -e go ]; do sleep 0.02; done; exit 0";
+    let child = ranks_with_trap(folder.path(), on_signal);
+    let got = |rank: u32| folder.path().join(format!("got{rank}"));
+    // To the launcher from several processes, as by `timeout`, and by a scheduler.
+    for _ in 0..3 {
+        send(child.id(), "TERM");
+    }
+    wait_for("the signal", || (0..2).all(|rank| line(&got(rank)).is_some()));
+    send(child.id(), "INT");
+    std::fs::write(folder.path().join("go"), "").unwrap();
+    let output = end(child);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    for rank in 0..2 {
+        assert_eq!(line(&got(rank)).unwrap(), "got", "passed on once");
+    }
 }
 
 #[test]

@@ -54,8 +54,10 @@ char* c10d_store_set(c10d_store* store, const char* key, const char* value);
 // `*out` stays nullptr where the key is not set; never waits for it.
 char* c10d_store_get(c10d_store* store, const char* key, char** out);
 
+// `host`: name or address of this machine, at which the other ranks reach it.
 char* c10d_gloo_new(
-    c10d_store* store, int rank, int size, int64_t timeout_ms, c10d_group** out);
+    c10d_store* store, int rank, int size, int64_t timeout_ms, const char* host,
+    c10d_group** out);
 char* c10d_nccl_new(
     c10d_store* store, int rank, int size, int64_t timeout_ms, c10d_group** out);
 void c10d_group_drop(c10d_group* group);

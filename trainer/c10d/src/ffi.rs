@@ -21,9 +21,6 @@ struct RawGroup {
     _opaque: [u8; 0],
 }
 
-type NewGroup =
-    unsafe extern "C" fn(*mut RawStore, c_int, c_int, i64, *mut *mut RawGroup) -> *mut c_char;
-
 unsafe extern "C" {
     fn c10d_free(text: *mut c_char);
     fn c10d_store_new(
@@ -49,6 +46,7 @@ unsafe extern "C" {
         rank: c_int,
         size: c_int,
         timeout_ms: i64,
+        host: *const c_char,
         out: *mut *mut RawGroup,
     ) -> *mut c_char;
     #[cfg(nccl)]
@@ -176,8 +174,16 @@ impl GroupHandle {
         rank: usize,
         size: usize,
         timeout: Duration,
+        host: &str,
     ) -> Result<Self, String> {
-        Self::build(c10d_gloo_new, store, rank, size, timeout)
+        let (rank, size, host) = (rank_number(rank)?, rank_number(size)?, text(host)?);
+        Self::build(|out| {
+            // SAFETY: the store is live and the group takes its own reference to it; `host` and
+            // `out` outlive the call.
+            unsafe {
+                c10d_gloo_new(store.0.as_ptr(), rank, size, millis(timeout), host.as_ptr(), out)
+            }
+        })
     }
 
     #[cfg(nccl)]
@@ -187,21 +193,19 @@ impl GroupHandle {
         size: usize,
         timeout: Duration,
     ) -> Result<Self, String> {
-        Self::build(c10d_nccl_new, store, rank, size, timeout)
+        let (rank, size) = (rank_number(rank)?, rank_number(size)?);
+        Self::build(|out| {
+            // SAFETY: the store is live and the group takes its own reference to it; `out`
+            // outlives the call.
+            unsafe { c10d_nccl_new(store.0.as_ptr(), rank, size, millis(timeout), out) }
+        })
     }
 
-    fn build(
-        new: NewGroup,
-        store: &StoreHandle,
-        rank: usize,
-        size: usize,
-        timeout: Duration,
-    ) -> Result<Self, String> {
-        let (rank, size) = (rank_number(rank)?, rank_number(size)?);
+    /// What a constructor of the bridge left in the place that it was given.
+    fn build(new: impl FnOnce(*mut *mut RawGroup) -> *mut c_char) -> Result<Self, String> {
         let mut out = std::ptr::null_mut();
-        // SAFETY: `new` is one of the bridge's constructors; the store is live and the
-        // group takes its own reference to it; `out` outlives the call.
-        unsafe { check(new(store.0.as_ptr(), rank, size, millis(timeout), &raw mut out))? };
+        // SAFETY: the constructors return a message of the bridge, which is taken once.
+        unsafe { check(new(&raw mut out))? };
         NonNull::new(out).map(Self).ok_or_else(|| "libtorch gave no group".to_owned())
     }
 

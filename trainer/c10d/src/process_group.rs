@@ -97,11 +97,11 @@ impl ProcessGroup {
         let meeting =
             Rendezvous { rank, world_size, address: master_addr, port: master_port, timeout };
         let store = meeting.open()?;
-        meeting.sign_in(&store)?;
+        let host = meeting.sign_in(&store)?.to_string();
         let start = |reason| C10dError::Start { rank, backend, reason };
         let roll_call =
             RollCall::start(meeting.connect()?, rank).map_err(|error| start(error.to_string()))?;
-        let control = GroupHandle::gloo(&store, rank, world_size, timeout).map_err(start)?;
+        let control = GroupHandle::gloo(&store, rank, world_size, timeout, &host).map_err(start)?;
         let data = match backend {
             Backend::Gloo => None,
             Backend::Nccl => Some(nccl_group(&store, rank, world_size, timeout)?),

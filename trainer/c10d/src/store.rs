@@ -1,5 +1,6 @@
 //! The start of a group: rank 0 hosts the store, everyone signs in.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::{Duration, Instant};
 
 use crate::error::C10dError;
@@ -42,20 +43,25 @@ impl Rendezvous<'_> {
             .map_err(|reason| self.unreachable(reason))
     }
 
-    /// Signs in and waits until every rank did, at most for the timeout.
-    pub(crate) fn sign_in(&self, store: &StoreHandle) -> Result<(), C10dError> {
+    /// Signs in and waits until every rank did, at most for the timeout. Returns the address of this
+    /// machine at which the others reach it.
+    pub(crate) fn sign_in(&self, store: &StoreHandle) -> Result<IpAddr, C10dError> {
         let deadline = Instant::now() + self.timeout;
-        store.set(&joined(self.rank), "1").map_err(|reason| self.unreachable(reason))?;
+        let (own, master) = self.route().unwrap_or((LOOPBACK, LOOPBACK));
+        store
+            .set(&joined(self.rank), &master.to_string())
+            .map_err(|reason| self.unreachable(reason))?;
         loop {
             let mut missing = Vec::new();
+            let mut masters = Vec::new();
             for peer in 0..self.world_size {
-                let found = store.get(&joined(peer)).map_err(|reason| self.unreachable(reason))?;
-                if found.is_none() {
-                    missing.push(peer);
+                match store.get(&joined(peer)).map_err(|reason| self.unreachable(reason))? {
+                    Some(master) => masters.extend(master.parse::<IpAddr>()),
+                    None => missing.push(peer),
                 }
             }
             if missing.is_empty() {
-                return Ok(());
+                return Ok(own_address(own, &masters));
             }
             let told = store.get(GAVE_UP).map_err(|reason| self.unreachable(reason))?.is_some();
             if told || Instant::now() >= deadline {
@@ -76,6 +82,22 @@ impl Rendezvous<'_> {
         }
     }
 
+    /// The address from which this machine sends to the master, and the master's.
+    fn route(&self) -> Option<(IpAddr, IpAddr)> {
+        let mut masters: Vec<_> = (self.address, self.port).to_socket_addrs().ok()?.collect();
+        masters.sort_by_key(SocketAddr::is_ipv6);
+        masters.into_iter().find_map(|master| {
+            let any: IpAddr = match master {
+                SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+            };
+            // Sends nothing: it only asks the kernel for the way.
+            let socket = UdpSocket::bind((any, 0)).ok()?;
+            socket.connect(master).ok()?;
+            Some((socket.local_addr().ok()?.ip(), master.ip()))
+        })
+    }
+
     fn unreachable(&self, reason: String) -> C10dError {
         C10dError::MasterUnreachable {
             rank: self.rank,
@@ -87,6 +109,33 @@ impl Rendezvous<'_> {
     }
 }
 
+const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+/// `own`, the address from which the master is reached. Where that is loopback, this is the master's
+/// machine, whose own name may mean loopback: then it is what other machines call the master, if
+/// there are any.
+fn own_address(own: IpAddr, masters: &[IpAddr]) -> IpAddr {
+    let elsewhere = masters.iter().find(|master| !master.is_loopback());
+    elsewhere.copied().filter(|_| own.is_loopback()).unwrap_or(own)
+}
+
 fn joined(rank: usize) -> String {
     format!("joined/{rank}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_is_known_by_an_address_that_others_reach() {
+        let ip = |text: &str| text.parse::<IpAddr>().unwrap();
+        let masters = [ip("127.0.1.1"), ip("10.0.0.1"), ip("127.0.1.1")];
+        // Node 0, whose name means loopback on itself, and node 1.
+        assert_eq!(own_address(LOOPBACK, &masters), ip("10.0.0.1"));
+        assert_eq!(own_address(ip("10.0.0.2"), &masters), ip("10.0.0.2"));
+        // One machine.
+        assert_eq!(own_address(LOOPBACK, &[LOOPBACK]), LOOPBACK);
+        assert_eq!(own_address(ip("10.0.0.1"), &[ip("10.0.0.1")]), ip("10.0.0.1"));
+    }
 }

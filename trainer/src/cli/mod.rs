@@ -8,12 +8,10 @@ mod predict;
 mod serve;
 
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use anyhow::{Context, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
-use launch::rank_env::RankEnv;
+use launch::rank_env::{RankEnv, stop_flag};
 use pipeline::fetch::FetchArguments;
 use tch::Device;
 use trainer::config::TrainConfig;
@@ -101,12 +99,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
 
 fn run_train(arguments: &TrainArguments, device: Device, rank_env: Option<RankEnv>) -> Result<()> {
     let rank = rank_env.as_ref().map_or(0, |env| env.rank);
-    let stop = Arc::new(AtomicBool::new(false));
-    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
-        // The second signal ends the process at once; the first only asks.
-        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
-        signal_hook::flag::register(signal, Arc::clone(&stop))?;
-    }
+    let stop = stop_flag()?;
     let config = TrainConfig::load(&arguments.config, &arguments.overrides)?;
     let options = TrainOptions { resume: arguments.resume, device, rank_env, stop };
     let outcome = train(&config, &options).with_context(|| format!("rank {rank}"))?;

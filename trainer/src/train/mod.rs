@@ -4,6 +4,7 @@ mod agreement;
 mod ahead;
 mod frozen;
 mod guards;
+mod parameters;
 mod resume;
 mod saver;
 mod training;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use c10d::device::device_memory;
 use dataset::order::World;
+use dataset::prompt::PromptKind;
 use launch::rank_env::Heartbeat;
 use pipeline::{Batch, Dataset, Position};
 use sha2::{Digest, Sha256};
@@ -15,6 +16,7 @@ use tch::{Device, Tensor};
 use super::agreement::program;
 use super::ahead::Ahead;
 use super::frozen::Frozen;
+use super::parameters;
 use super::resume::{forget_logs, lock_run, newest_checkpoint};
 use super::saver::Saver;
 use super::{TrainError, TrainOptions, internal};
@@ -37,6 +39,8 @@ use crate::run::{CONFIG_FILE, load_frozen_sam};
 use crate::run_log::{RunLog, StepLine};
 use crate::step::{StepContext, StepReport};
 
+/// Side of the image embedding of all published encoders.
+const PUBLISHED_EMBEDDING_SIZE: i64 = 64;
 /// Held-out images whose masks are shown after every evaluation, for each prompt.
 const OVERLAYS: usize = 4;
 
@@ -86,6 +90,7 @@ impl<'a> Training<'a> {
         let (model, sam_sha256) = load_frozen_sam(config, options.device)?;
         // Now, not after the first epoch.
         check_protocols(&model, &config.eval.protocols)?;
+        check_prompts(&config.prompt.kinds, &encoder)?;
         let frozen = Frozen::record(&model)?;
         let feature_cache = open_feature_cache(config, &encoder, &sam_sha256, world)?;
         let mut context = step_context(config, options.device, model, data_parallel);
@@ -147,15 +152,9 @@ impl<'a> Training<'a> {
     }
 
     fn agree_on_parameters(&self, when: &str) -> Result<(), TrainError> {
-        let digest = format!("{} {}", self.global_step, checkpoint::digest(&self.hq_state()));
-        let digest = Sha256::digest(digest.as_bytes());
-        if self.context.data_parallel.agree(&digest, self.context.device)? {
-            return Ok(());
-        }
-        Err(TrainError::Diverged(format!(
-            "rank {}: HQ parameters differ between ranks {when}",
-            self.world.rank
-        )))
+        let context = &self.context;
+        let state = self.hq_state();
+        parameters::compare(&context.data_parallel, &state, self.global_step, when, context.device)
     }
 
     fn hq_state(&self) -> StateDict {
@@ -351,6 +350,18 @@ impl<'a> Training<'a> {
                 .map(|memory| memory.peak_allocated),
         });
     }
+}
+
+/// Noise masks are drawn 256 x 256, four values to a value of the published image embedding.
+fn check_prompts(kinds: &[PromptKind], encoder: &EncoderConfig) -> Result<(), TrainError> {
+    let side = encoder.embedding_size();
+    if side == PUBLISHED_EMBEDDING_SIZE || !kinds.contains(&PromptKind::NoiseMask) {
+        return Ok(());
+    }
+    Err(TrainError::Config(format!(
+        "prompt.kinds has noise_mask, which needs an image embedding of {PUBLISHED_EMBEDDING_SIZE} x \
+         {PUBLISHED_EMBEDDING_SIZE}; this encoder's is {side} x {side}: leave it out"
+    )))
 }
 
 /// The process group of the rank environment, or a single process without one.
