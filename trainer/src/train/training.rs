@@ -21,7 +21,7 @@ use super::resume::{forget_logs, lock_run, newest_checkpoint};
 use super::saver::Saver;
 use super::{TrainError, TrainOptions, internal};
 use crate::checkpoint::{
-    self, CHECKPOINT_VERSION, Checkpoint, CheckpointError, CheckpointInfo, Checkpoints,
+    CHECKPOINT_VERSION, Checkpoint, CheckpointError, CheckpointInfo, Checkpoints,
 };
 use crate::config::TrainConfig;
 use crate::data_parallel::DataParallel;
