@@ -41,6 +41,22 @@ fn samples_and_losses(step: &Value) -> [&Value; 4] {
     ["global_step", "samples", "loss", "grad_norm"].map(|key| &step[key])
 }
 
+/// The lock names a process of a machine that nothing is known of. The newest checkpoint is damaged,
+/// and a newer one was being uploaded: the path of that.
+fn damage(server: &Server) -> String {
+    let mut lock: Value = serde_json::from_slice(&get(server, "run/lock.json")).unwrap();
+    assert_eq!(lock["is_released"], false);
+    lock["machine"] = "another".into();
+    put(server, "run/lock.json", lock.to_string().as_bytes());
+    let newest = entries(server, "run").pop().unwrap();
+    let damaged = part(server, "run", &newest);
+    let bytes = get(server, &damaged);
+    put(server, &damaged, &bytes[..bytes.len() - 100]);
+    let interrupted = "run/checkpoints/step-0000000023-0123456789abcdef.safetensors";
+    put(server, interrupted, &bytes[..1000]);
+    interrupted.to_owned()
+}
+
 #[test]
 fn a_machine_that_is_lost_costs_no_bit_and_another_one_goes_on_with_nothing_but_the_store() {
     let Some(server) = Server::start(Kind::S3) else { return };
@@ -66,18 +82,7 @@ fn a_machine_that_is_lost_costs_no_bit_and_another_one_goes_on_with_nothing_but_
     kill_all(&mut launcher);
     assert!(paths(&server, "run").contains(&"run/checkpoints/best.json".to_owned()));
 
-    // The lock names a process of a machine that nothing is known of. The newest checkpoint is
-    // damaged, and a newer one was being uploaded.
-    let mut lock: Value = serde_json::from_slice(&get(&server, "run/lock.json")).unwrap();
-    assert_eq!(lock["is_released"], false);
-    lock["machine"] = "another".into();
-    put(&server, "run/lock.json", lock.to_string().as_bytes());
-    let newest = entries(&server, "run").pop().unwrap();
-    let damaged = part(&server, "run", &newest);
-    let bytes = get(&server, &damaged);
-    put(&server, &damaged, &bytes[..bytes.len() - 100]);
-    let interrupted = "run/checkpoints/step-0000000023-0123456789abcdef.safetensors";
-    put(&server, interrupted, &bytes[..1000]);
+    let interrupted = damage(&server);
 
     let second = tempfile::tempdir().unwrap();
     let second = second.path();
@@ -104,7 +109,7 @@ fn a_machine_that_is_lost_costs_no_bit_and_another_one_goes_on_with_nothing_but_
     let (paths, entries) = (paths(&server, "run"), entries(&server, "run"));
     assert_eq!(entries.len(), 3, "{paths:?}");
     let files = paths.iter().filter(|path| path.ends_with(".safetensors")).count();
-    assert!((3..=4).contains(&files) && !paths.contains(&interrupted.to_owned()), "{paths:?}");
+    assert!((3..=4).contains(&files) && !paths.contains(&interrupted), "{paths:?}");
     let lock: Value = serde_json::from_slice(&get(&server, "run/lock.json")).unwrap();
     assert_eq!(lock["is_released"], true);
     assert!(

@@ -107,6 +107,25 @@ fn traced(server: &Server, folder: &Path, steps: u64) -> Vec<String> {
     text.lines().map(digest).collect()
 }
 
+/// Each step was made once in the log, with the samples, the loss and the gradient of the undisturbed
+/// run, and the last weights and moments are its bits.
+fn assert_nothing_is_lost(server: &Server, folder: &Path, steps: u64) {
+    let (steps_made, expected) =
+        (lines(&folder.join("work/steps.jsonl")), lines(&folder.join("run/steps.jsonl")));
+    let traced = traced(server, folder, steps);
+    assert_eq!(
+        (steps_made.len(), expected.len(), traced.len()),
+        (steps as usize, steps as usize, steps as usize)
+    );
+    for ((made, expected), traced) in steps_made.iter().zip(&expected).zip(&traced) {
+        for key in ["global_step", "epoch", "step", "samples", "loss", "grad_norm"] {
+            assert_eq!(made[key], expected[key], "{made} {expected}");
+        }
+        assert_eq!(made["samples"], **traced, "{made}");
+    }
+    assert_eq!(newest_in_bucket(server, "run"), newest_in_folder(&folder.join("run")));
+}
+
 #[test]
 #[expect(clippy::print_stdout, reason = "the figures belong to the result")]
 fn a_long_training_under_faults_loses_nothing_and_its_memory_stays_flat() {
@@ -127,21 +146,9 @@ fn a_long_training_under_faults_loses_nothing_and_its_memory_stays_flat() {
     let build = ["build", "--auto", "raw", "--output", "s3://bucket/data", "--holdout", "0.25"];
     let _ = succeed(&server, folder, "hqseg", &build);
     let proxy = RoughProxy::start(&server.address, ROUGHNESS, 7);
-    let arguments = [
-        "--procs",
-        "2",
-        "--max-restarts",
-        "100000",
-        "--grace",
-        "2",
-        "tiny.toml",
-        "--set",
-        "data.path=s3://bucket/data",
-        "--set",
-        "output=s3://bucket/run",
-        "--set",
-        "work_dir=work",
-    ];
+    let arguments = "--procs 2 --max-restarts 100000 --grace 2 tiny.toml --set work_dir=work \
+                     --set data.path=s3://bucket/data --set output=s3://bucket/run";
+    let arguments: Vec<&str> = arguments.split_whitespace().collect();
     let started = Instant::now();
     let mut launcher = launch(&server, &proxy.address, folder, &arguments);
     let (pid, log) = (launcher.id(), folder.join("work/steps.jsonl"));
@@ -150,20 +157,7 @@ fn a_long_training_under_faults_loses_nothing_and_its_memory_stays_flat() {
     let (succeeded, said) = ended(launcher, folder);
     assert!(succeeded, "{said}");
 
-    let (steps_made, expected) = (lines(&log), lines(&folder.join("run/steps.jsonl")));
-    let traced = traced(&server, folder, steps);
-    assert_eq!(
-        (steps_made.len(), expected.len(), traced.len()),
-        (steps as usize, steps as usize, steps as usize)
-    );
-    for ((made, expected), traced) in steps_made.iter().zip(&expected).zip(&traced) {
-        for key in ["global_step", "epoch", "step", "samples", "loss", "grad_norm"] {
-            assert_eq!(made[key], expected[key], "{made} {expected}");
-        }
-        assert_eq!(made["samples"], **traced, "{made}");
-    }
-    assert_eq!(newest_in_bucket(&server, "run"), newest_in_folder(&folder.join("run")));
-
+    assert_nothing_is_lost(&server, folder, steps);
     let (resets, delays, bytes) = proxy.counts();
     let resumed = said.matches("resuming from").count();
     let failed = said.matches("training goes on").count();
