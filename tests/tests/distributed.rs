@@ -1,5 +1,5 @@
-//! Training by several ranks that is stopped by schedulers or whose memory fails, and what a run
-//! keeps, with real processes.
+//! Training by several ranks that is stopped by schedulers or loses its cable, and what a run keeps
+//! and starts from, with real processes.
 
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
@@ -9,7 +9,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::{fail, program, succeed};
-use trainer::checkpoint;
+use trainer::model::{EncoderConfig, HqInit, SamHq, StateDict, VitConfig};
+use trainer::{checkpoint, weights};
+
+use crate::cable::{Cable, ENDPOINT};
+
+#[path = "../../launch/tests/behaviour/cable.rs"]
+mod cable;
 
 /// Far above what anything here takes, far below a hang.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -196,6 +202,160 @@ fn checkpoints_come_by_the_minute_and_the_best_one_is_kept() {
     let kept = checkpoint::load(&run.join("checkpoints/best.safetensors")).unwrap().info;
     assert_eq!(Some(kept.global_step), best["global_step"].as_u64(), "{evaluations:?}");
     assert_eq!(checkpoints(&run).0, [24], "keep_last, beside the best");
+}
+
+/// The frozen SAM of the configuration, without the HQ part, as a file.
+fn save_sam(path: &Path) -> (EncoderConfig, Vec<String>) {
+    let encoder = EncoderConfig::Vit(VitConfig {
+        img_size: 128,
+        embed_dim: 32,
+        depth: 2,
+        num_heads: 2,
+        window_size: 3,
+        global_attn_indexes: vec![1],
+        ..VitConfig::default()
+    });
+    let model = SamHq::random(&encoder, 3, tch::Device::Cpu);
+    let hq: Vec<String> = model.hq_parameters().into_iter().map(|(name, _)| name).collect();
+    let mut sam = model.state_dict();
+    sam.retain(|name, _| !hq.contains(name));
+    weights::save_pth(path, &sam).unwrap();
+    (encoder, hq)
+}
+
+#[test]
+fn training_starts_from_given_hq_weights() {
+    let folder = folder();
+    let folder = folder.path();
+    let (encoder, hq) = save_sam(&folder.join("sam.pth"));
+    let sam = "model.checkpoint=\"sam.pth\"";
+    train(folder, "first", &[sam]);
+    let _ = succeed(folder, "hqsam", &["export", "first"]);
+    let merged = weights::load(&folder.join("first/hqsam.pth")).unwrap().state;
+    // As the published trainer saves it: the mask decoder alone, without that prefix.
+    let decoder = merged.iter().filter_map(|(name, tensor)| {
+        Some((name.strip_prefix("mask_decoder.")?.to_owned(), tensor.shallow_clone()))
+    });
+    weights::save_pth(&folder.join("decoder.pth"), &decoder.collect()).unwrap();
+    let hq_of = |state: &StateDict| -> StateDict {
+        let kept = state.iter().filter(|(name, _)| hq.contains(name));
+        kept.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
+    };
+    let trained_digest = |run: &str| {
+        let newest = checkpoint::list(&folder.join(run)).unwrap().pop().unwrap();
+        checkpoint::digest(&checkpoint::load(&newest).unwrap().hq_parameters)
+    };
+    assert_eq!(trained_digest("first"), checkpoint::digest(&hq_of(&merged)));
+
+    // Steps too small to change a float: what a run ends with is what it started from.
+    let still = "train.lr=1e-30";
+    for (name, file) in [("merged", "first/hqsam.pth"), ("decoder", "decoder.pth")] {
+        train(folder, name, &[sam, still, &format!("model.hq_checkpoint=\"{file}\"")]);
+        assert_eq!(trained_digest(name), trained_digest("first"), "{file}");
+    }
+    train(folder, "fresh", &[sam, still]);
+    let sam_state = weights::load(&folder.join("sam.pth")).unwrap().state;
+    let init = HqInit::Fresh { seed: 42 };
+    let fresh = SamHq::from_state(&encoder, sam_state, init, tch::Device::Cpu).unwrap();
+    let newest = checkpoint::list(&folder.join("fresh")).unwrap().pop().unwrap();
+    let (found, fresh) = (checkpoint::load(&newest).unwrap().hq_parameters, fresh.state_dict());
+    for (name, tensor) in &found {
+        // What is exactly zero at first does change.
+        let difference = (tensor - &fresh[name]).abs().max().double_value(&[]);
+        assert!(difference < 1e-25, "{name}: {difference}");
+    }
+    assert_ne!(trained_digest("fresh"), trained_digest("first"));
+
+    // And they are trained on from there.
+    train(folder, "on", &[sam, "model.hq_checkpoint=\"decoder.pth\""]);
+    assert_ne!(trained_digest("on"), trained_digest("first"));
+    let losses = |run: &str| -> Vec<f64> {
+        let steps = lines(&folder.join(run).join("steps.jsonl"));
+        steps.iter().map(|step| step["loss"].as_f64().unwrap()).collect()
+    };
+    assert_eq!(losses("on")[0], losses("merged")[0], "the same samples, the same weights");
+    assert_ne!(losses("on")[0], losses("fresh")[0]);
+}
+
+/// One machine's part in a training over the cable.
+fn launch_over(cable: &Cable, folder: &Path, side: usize, extra: &[&str]) -> Running {
+    let mut command = cable.command(side, &program("launch"));
+    command
+        .args(["--procs", "1", "--nnodes", "2", "--node-rank", &side.to_string()])
+        .args(["--rdzv-endpoint", ENDPOINT, "--rdzv-timeout", "60"])
+        .args(["--node-timeout", "2", "--grace", "2", "config.toml"])
+        .args(["--set", "train.epochs=12", "--set", "train.checkpoint_every_steps=1"])
+        .args(extra)
+        // As many as the ranks of one machine have: the number of threads may change a bit.
+        .env("OMP_NUM_THREADS", "1")
+        .current_dir(folder);
+    Running::start(&mut command)
+}
+
+/// Whether `hqsam` still trains in this folder, on either side.
+fn any_rank_trains(folder: &Path) -> bool {
+    let trains = |process: &Path| {
+        let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        std::fs::read_link(process.join("cwd")).is_ok_and(|cwd| cwd == folder)
+            && String::from_utf8_lossy(&line).contains("hqsam")
+    };
+    std::fs::read_dir("/proc").unwrap().flatten().any(|process| trains(&process.path()))
+}
+
+#[test]
+fn training_over_a_cable_that_is_cut_goes_on_to_the_same_bits() {
+    let Some(cable) = Cable::new() else { return };
+    let folder = folder();
+    let folder = folder.path();
+    train(folder, "whole", &["train.epochs=12"]);
+
+    let nodes = [0, 1].map(|side| launch_over(&cable, folder, side, &[]));
+    let steps = folder.join("run/steps.jsonl");
+    wait_for("the first steps", || lines(&steps).len() > 6);
+    cable.set("down");
+    for (node, name) in nodes.into_iter().zip(["node 1 (10.177.0.2)", "node 0 (10.177.0.1:29400)"])
+    {
+        let (output, stderr) = node.end();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        let last = stderr.lines().last().unwrap_or_default();
+        assert!(last.starts_with(&format!("launch: {name} is lost: ")), "{stderr}");
+    }
+    assert!(!any_rank_trains(folder));
+    let reached = lines(&steps).len();
+    assert!(reached < 48, "the cut came too late to be seen: {reached}");
+
+    cable.set("up");
+    for node in [0, 1].map(|side| launch_over(&cable, folder, side, &["--resume"])) {
+        let (output, stderr) = node.end();
+        assert!(output.status.success(), "{stderr}");
+    }
+    assert_eq!(lines(&steps).len(), 48);
+    assert_eq!(checkpoints(&folder.join("run")).1, checkpoints(&folder.join("whole")).1);
+}
+
+#[test]
+fn ranks_without_a_launcher_name_the_peer_behind_a_cut_cable() {
+    let Some(cable) = Cable::new() else { return };
+    let folder = folder();
+    let folder = folder.path();
+    let ranks = [0, 1].map(|side| {
+        let (address, port) = ENDPOINT.split_once(':').unwrap();
+        let mut command = cable.command(side, &program("hqsam"));
+        command.args(["train", "config.toml", "--set", "train.epochs=1000"]).current_dir(folder);
+        command.env("RANK", side.to_string()).env("WORLD_SIZE", "2").env("LOCAL_RANK", "0");
+        command.env("OMP_NUM_THREADS", "1");
+        command.env("LOCAL_WORLD_SIZE", "1").env("MASTER_ADDR", address).env("MASTER_PORT", port);
+        Running::start(&mut command)
+    });
+    let steps = folder.join("run/steps.jsonl");
+    wait_for("the first steps", || lines(&steps).len() > 4);
+    cable.set("down");
+    for (rank, peer) in ranks.into_iter().zip(["rank 1", "rank 0"]) {
+        let (output, stderr) = rank.end();
+        assert_eq!(output.status.code(), Some(1), "{stderr}");
+        let last = stderr.lines().last().unwrap_or_default();
+        assert!(last.contains(peer), "names {peer}: {stderr}");
+    }
 }
 
 /// Flips a bit of the first value of `values` wherever the memory of `pid` holds them, as a bad memory
