@@ -1,6 +1,7 @@
 //! Collectives among ranks, checked before they run and named when they fail.
 
 use std::cell::RefCell;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tch::{Device, Kind, Tensor};
@@ -69,7 +70,7 @@ pub struct ProcessGroup {
     data: Option<GroupHandle>,
     control: GroupHandle,
     roll_call: RollCall,
-    store: StoreHandle,
+    store: Arc<Mutex<StoreHandle>>,
 }
 
 impl ProcessGroup {
@@ -107,6 +108,7 @@ impl ProcessGroup {
             Backend::Nccl => Some(nccl_group(&store, rank, world_size, timeout)?),
         };
         let failed = RefCell::new(None);
+        let store = Arc::new(Mutex::new(store));
         Ok(Self { rank, world_size, backend, failed, data, control, roll_call, store })
     }
 

@@ -1,8 +1,8 @@
 //! Who is alive and how far: every rank beats in the store, a failed one reads.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -12,6 +12,8 @@ use crate::ffi::StoreHandle;
 const BEAT: Duration = Duration::from_millis(500);
 /// How long a rank may be silent before it counts as gone: four beats.
 const SILENCE: Duration = Duration::from_secs(2);
+/// How long the store may take to tell who is to blame. Behind a cut cable it would take for ever.
+const ANSWER: Duration = Duration::from_secs(8);
 
 /// This rank's heartbeat. Dropping it stops the beat.
 pub(crate) struct RollCall {
@@ -50,18 +52,29 @@ impl RollCall {
     }
 
     /// Says which ranks are to blame for a failure of collective `sequence`. The
-    /// first rank to find out leaves its verdict for the others. Takes [`SILENCE`].
+    /// first rank to find out leaves its verdict for the others. Takes [`SILENCE`], and [`ANSWER`] where
+    /// the store does not answer.
     pub(crate) fn blame(
         &self,
-        store: &StoreHandle,
+        store: &Arc<Mutex<StoreHandle>>,
         rank: usize,
         world_size: usize,
         sequence: u64,
     ) -> String {
-        match verdict(store, rank, world_size, sequence) {
-            Ok(text) => text,
-            Err(_) if rank == 0 => "this rank's own store stopped answering".to_owned(),
-            Err(_) => "rank 0 is gone: its store no longer answers".to_owned(),
+        let (sender, answer) = channel();
+        let store = Arc::clone(store);
+        // A read that hangs keeps its thread and the store until the process ends.
+        let ask = move || {
+            let store = store.lock().unwrap_or_else(PoisonError::into_inner);
+            let _ = sender.send(verdict(&store, rank, world_size, sequence));
+        };
+        let asked = std::thread::Builder::new().name("c10d-blame".to_owned()).spawn(ask);
+        match asked.map(|_| answer.recv_timeout(ANSWER)) {
+            Ok(Ok(Ok(text))) => text,
+            Ok(Ok(Err(_))) if rank == 0 => "this rank's own store stopped answering".to_owned(),
+            Ok(Ok(Err(_))) => "rank 0 is gone: its store no longer answers".to_owned(),
+            Ok(Err(_)) => "rank 0 is gone or cut off: its store does not answer".to_owned(),
+            Err(error) => format!("no thread can be started to ask who is gone ({error})"),
         }
     }
 }
