@@ -162,16 +162,13 @@ impl Shard {
 /// The first read takes the last 256 KiB; what is not in it takes one more each.
 fn footer(file: &File, size: u64, index: &Range<u64>) -> Result<Traffic> {
     let start = size.saturating_sub(FOOTER_BYTES);
-    let mut ranges = Vec::from([start..size]);
+    let last = start..size;
     let mut length = [0; 4];
     file.read_exact_at(&mut length, size.saturating_sub(8))?;
     let metadata = size.saturating_sub(u64::from(u32::from_le_bytes(length)) + 8);
-    if metadata < start {
-        ranges.push(metadata..size - 8);
-    }
-    if index.start < start {
-        ranges.push(index.clone());
-    }
+    let metadata = (metadata < start).then(|| metadata..size - 8);
+    let index = (index.start < start).then(|| index.clone());
+    let ranges: Vec<Range<u64>> = [Some(last), metadata, index].into_iter().flatten().collect();
     Ok(Traffic::of(&ranges))
 }
 
