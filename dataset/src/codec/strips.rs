@@ -3,14 +3,20 @@
 //! read below them, and no plane of the whole picture is ever in memory. The pixels are
 //! libjpeg-turbo's, whose transforms and colour conversion are used.
 
+mod reduced;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use libjpeg_turbo_rs::common::huffman_table::HuffmanTable;
-use libjpeg_turbo_rs::decode::idct_scaled::{idct_1x1, idct_2x2, idct_4x4};
+use libjpeg_turbo_rs::decode::idct_scaled::{idct_1x1, idct_2x2};
 use libjpeg_turbo_rs::decode::marker::{JpegMetadata, MarkerReader};
 use libjpeg_turbo_rs::simd::{SimdRoutines, detect};
 
+use pulp::x86::V3;
+use pulp::{Arch, Simd, WithSimd};
+
+use self::reduced::idct_4x4;
 use super::entropy::{Bits, Damaged};
 use crate::resample::Rows;
 
@@ -18,6 +24,9 @@ use crate::resample::Rows;
 const MIN_WIDTH: usize = 16;
 /// Strips that a plane holds: upsampling reads one row beyond a strip, above it or below.
 const STRIPS_HELD: usize = 2;
+
+/// Coefficients and the steps of their quantisation to 8 x 8 samples.
+type Transform = fn(&[i16; 64], &[u16; 64], &mut [u8; 64]);
 
 /// How chroma gets to the size of luma.
 #[derive(Clone, Copy, PartialEq)]
@@ -53,6 +62,8 @@ pub(super) struct Strips<'a> {
     components: [Component; 3],
     upsampling: Upsampling,
     routines: SimdRoutines,
+    /// Where the processor has AVX2.
+    simd: Option<V3>,
     height: usize,
     width: usize,
     /// Output rows and columns of an MCU.
@@ -106,6 +117,7 @@ impl<'a> Strips<'a> {
             components: [component(0)?, component(1)?, component(2)?],
             upsampling,
             routines: detect(),
+            simd: V3::try_new(),
             height,
             width,
             mcu_height,
@@ -150,10 +162,7 @@ impl<'a> Strips<'a> {
         let (first, last) = (of_luma.min(of_chroma), of_luma.max(of_chroma));
         while self.next <= last {
             let wanted = self.next >= first;
-            pulp::Arch::new().dispatch(
-                #[inline(always)]
-                || self.decode_strip(wanted),
-            )?;
+            Arch::new().dispatch(DecodeStrip { strips: self, wanted })?;
         }
         Ok(())
     }
@@ -167,7 +176,7 @@ impl<'a> Strips<'a> {
     #[inline(always)]
     fn decode_strip(&mut self, wanted: bool) -> Result<(), Damaged> {
         let kept = if wanted { self.kept_mcus() } else { 0..0 };
-        let idct = self.routines.idct_islow;
+        let (idct, simd) = (self.routines.idct_islow, self.simd);
         let mut bits = self.bits;
         let slot = self.next % STRIPS_HELD;
         for mcu in 0..self.mcus_across {
@@ -191,7 +200,7 @@ impl<'a> Strips<'a> {
                             let y = slot * component.strip_height() + row * component.side;
                             let x = (mcu * component.across + column) * component.side;
                             let at = y * component.stride + x;
-                            component.transform(&coefficients, flat, idct, at);
+                            component.transform(&coefficients, flat, (idct, simd), at);
                         }
                     }
                 }
@@ -288,7 +297,7 @@ impl Component {
         &mut self,
         coefficients: &[i16; 64],
         flat: bool,
-        idct: fn(&[i16; 64], &[u16; 64], &mut [u8; 64]),
+        (idct, simd): (Transform, Option<V3>),
         at: usize,
     ) {
         let (samples, table) = (&mut self.samples[at..], &self.quantisation);
@@ -303,7 +312,7 @@ impl Component {
             (4, Some(level)) => write::<4>(&[level; 16], samples, self.stride),
             (4, None) => {
                 let mut block = [0; 16];
-                idct_4x4(coefficients, table, &mut block);
+                idct_4x4(simd, coefficients, table, &mut block);
                 write::<4>(&block, samples, self.stride);
             }
             (2, Some(level)) => write::<2>(&[level; 4], samples, self.stride),
@@ -331,12 +340,30 @@ fn write<const SIDE: usize>(block: &[u8], samples: &mut [u8], stride: usize) {
     }
 }
 
+/// [`Strips::decode_strip`], compiled for the processor at hand. No closure: one that borrows is
+/// called by way of a function that is compiled for any processor.
+struct DecodeStrip<'s, 'a> {
+    strips: &'s mut Strips<'a>,
+    wanted: bool,
+}
+
+impl WithSimd for DecodeStrip<'_, '_> {
+    type Output = Result<(), Damaged>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Self::Output {
+        self.strips.decode_strip(self.wanted)
+    }
+}
+
 /// libjpeg-turbo's `h2v2_fancy_upsample` of one row: three quarters of the nearer sample and one
 /// quarter of the further one, both ways. At least two samples.
 fn double(near: &[u8], far: &[u8], target: &mut [u8]) {
-    pulp::Arch::new().dispatch(
+    Arch::new().dispatch(
         #[inline(always)]
-        || {
+        move || {
+            // Moved, not borrowed, for the reason given at `DecodeStrip`.
+            let target = target;
             let sum = |at: usize| 3 * u16::from(near[at]) + u16::from(far[at]);
             let last = near.len() - 1;
             let far = &far[..near.len()];

@@ -1,3 +1,4 @@
+use libjpeg_turbo_rs::decode::idct_scaled;
 use libjpeg_turbo_rs::decode::upsample::fancy_h2v2_row;
 use libjpeg_turbo_rs::{Decoder, Encoder, PixelFormat, ScalingFactor, Subsampling};
 use proptest::prelude::*;
@@ -14,7 +15,7 @@ fn a_flat_block_is_what_every_transform_makes_of_it() {
         let level = flat_level(dc, 1).unwrap();
         let (mut eight, mut four, mut two) = ([0; 64], [0; 16], [0; 4]);
         idct(&coefficients, &[1; 64], &mut eight);
-        idct_4x4(&coefficients, &[1; 64], &mut four);
+        idct_4x4(V3::try_new(), &coefficients, &[1; 64], &mut four);
         idct_2x2(&coefficients, &[1; 64], &mut two);
         assert!(eight.iter().chain(&four).chain(&two).all(|&value| value == level), "{dc}");
         assert_eq!(idct_1x1(&coefficients, &[1; 64]), level);
@@ -49,6 +50,24 @@ proptest! {
         let (mut found, mut expected) = (vec![0; near.len() * 2], vec![0; near.len() * 2]);
         double(&near, &far, &mut found);
         fancy_h2v2_row(&near, &far, &mut expected, near.len());
+        prop_assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn the_reduced_transform_is_the_one_of_libjpeg_turbo(
+        values in proptest::collection::vec((any::<i16>(), 0_u32..16, 1_u16..80, 0_u8..4), 64),
+        sparse: bool,
+    ) {
+        // Of pictures, of damaged files, and of blocks with few values.
+        let mut coefficients = [0; 64];
+        let mut quantisation = [1; 64];
+        for (at, (value, size, step, kind)) in values.into_iter().enumerate() {
+            coefficients[at] = if sparse && kind > 0 { 0 } else { value >> size };
+            quantisation[at] = step;
+        }
+        let (mut found, mut expected) = ([0; 16], [0; 16]);
+        idct_4x4(V3::try_new(), &coefficients, &quantisation, &mut found);
+        idct_scaled::idct_4x4(&coefficients, &quantisation, &mut expected);
         prop_assert_eq!(found, expected);
     }
 
