@@ -136,9 +136,9 @@ pub fn bench(
     let mut config = config.clone();
     config.model.checkpoint.take_if(|path| !path.exists());
     let encoder = config.model.encoder.resolve()?;
-    config.train.global_batch = options.batch;
+    let world_size = train.rank_env.as_ref().map_or(1, |env| env.world_size);
+    config.train.global_batch = options.batch * world_size;
     let (world, data_parallel) = join_ranks(&config, train)?;
-    config.train.global_batch = options.batch * world.world_size;
     let (model, _) = load_frozen_sam(&config, train.device)?;
     let context = step_context(&config, train.device, model, data_parallel);
     let mut context = StepContext { synchronize_parts: true, ..context };
