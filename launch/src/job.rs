@@ -154,9 +154,10 @@ impl JobError {
 /// Runs the job to its end.
 ///
 /// The first request to stop, by SIGINT or SIGTERM, is passed on to every rank of every machine,
-/// which may finish and save; the second kills them (see [`watch_stop_requests`]). SIGHUP does nothing. When a rank fails or hangs, the others get
-/// SIGTERM, and SIGKILL after the grace; then all are started again, if restarts are left and
-/// help. When this process is killed, its [guard](crate::guard) ends the ranks.
+/// which may finish and save; the second kills them (see [`watch_stop_requests`]). SIGHUP does
+/// nothing. When a rank fails or hangs, the others get SIGTERM, and SIGKILL after the grace; then
+/// all are started again, if restarts are left and help. When this process is killed, its
+/// [guard](crate::guard) ends the ranks.
 ///
 /// # Errors
 /// The first rank or machine that failed, or the signal that ended the job.

@@ -58,6 +58,12 @@ pub fn without_file_scheme(location: &str) -> String {
     folder.flatten().map_or_else(|| location.to_owned(), |path| path.to_string_lossy().into_owned())
 }
 
+/// Whether a location is in an object store, and no folder of this machine.
+#[must_use]
+pub fn is_remote(location: &str) -> bool {
+    location.contains("://") && !location.starts_with("file:")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

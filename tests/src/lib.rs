@@ -8,8 +8,12 @@ use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use serde_json::Value;
+use tch::Device;
 use tempfile::TempDir;
 use toml::Table;
+use trainer::config::TrainConfig;
+use trainer::model::{EncoderConfig, SamHq};
+use trainer::weights;
 
 pub use self::processes::{Dice, children, kill, ranks, resident_bytes};
 
@@ -84,6 +88,23 @@ pub fn write_tiny(folder: &Path, changes: &str) {
     }
     let text = toml::to_string(&config).expect("TOML");
     std::fs::write(folder.join("tiny.toml"), text).expect("a folder for the test");
+}
+
+/// Saves a random SAM of the encoder of [`tiny`] without its HQ part. Returns the encoder and the
+/// names of what is missing.
+///
+/// # Panics
+/// It cannot be written.
+#[must_use]
+pub fn save_tiny_sam(path: &Path) -> (EncoderConfig, Vec<String>) {
+    let config = TrainConfig::parse(Path::new("tiny.toml"), TINY).expect("a configuration");
+    let encoder = config.model.encoder.resolve().expect("an encoder");
+    let model = SamHq::random(&encoder, 3, Device::Cpu);
+    let hq: Vec<String> = model.hq_parameters().into_iter().map(|(name, _)| name).collect();
+    let mut sam = model.state_dict();
+    sam.retain(|name, _| !hq.contains(name));
+    weights::save_pth(path, &sam).expect("a folder for the test");
+    (encoder, hq)
 }
 
 /// The lines of a JSON log; empty where there is none yet.

@@ -6,51 +6,24 @@ use std::sync::atomic::AtomicBool;
 
 use serde_json::Value;
 use tch::Device;
-use tests::{fail, succeed};
+use tests::{fail, lines, succeed, tiny};
 use trainer::config::TrainConfig;
 use trainer::train::{Outcome, TrainOptions, train};
 
-const CONFIG: &str = r#"
-[model]
-random_sam = true
-encoder = { kind = "vit", img_size = 96, embed_dim = 32, depth = 2, num_heads = 2, window_size = 3, global_attn_indexes = [1] }
-[data]
-path = "data"
-threads = 1
-[augment]
-scale_range = [0.5, 1.5]
-min_foreground_pixels = 16
-[prompt]
-kinds = ["box", "points"]
-prompts_per_image = 2
-[train]
-epochs = 2
-global_batch = 3
-micro_batch = 2
-[eval]
-splits = ["val"]
+/// Nine pairs to train on: three steps an epoch, each of two parts.
+const CHANGES: &str = r#"
+prompt = { prompts_per_image = 2 }
+train = { epochs = 2, global_batch = 3, micro_batch = 2, checkpoint_every_steps = 0 }
+eval = { every_epochs = 1 }
 "#;
-
-/// Fourteen drawn pairs, eleven to train on: three steps an epoch, each of two parts.
-fn prepare() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let draw = ["draw", "raw/ECSSD", "--count", "14", "--seed", "7", "--layout", "ecssd"];
-    let _ = succeed(folder.path(), "hqseg", &draw);
-    let build = ["build", "--auto", "raw", "--output", "data", "--holdout", "0.2"];
-    let _ = succeed(folder.path(), "hqseg", &build);
-    let path = |name: &str| format!("{:?}", folder.path().join(name));
-    let text = CONFIG.replace("\"data\"", &path("data"));
-    let text = format!("output = {}\n{text}", path("run"));
-    std::fs::write(folder.path().join("run.toml"), text).unwrap();
-    folder
-}
 
 /// Trains into `name`; with `stop` it is asked to after the first step of each start.
 fn run(folder: &Path, name: &str, settings: &[&str], stop: bool) {
     let output = format!("output={:?}", folder.join(name).to_str().unwrap());
+    let data = format!("data.path={:?}", folder.join("data").to_str().unwrap());
     let mut overrides: Vec<String> = settings.iter().map(|&setting| setting.to_owned()).collect();
-    overrides.push(output);
-    let config = TrainConfig::load(&folder.join("run.toml"), &overrides).unwrap();
+    overrides.extend([output, data]);
+    let config = TrainConfig::load(&folder.join("tiny.toml"), &overrides).unwrap();
     let mut starts = 0;
     loop {
         let options = TrainOptions {
@@ -72,11 +45,7 @@ fn outcome(run: &Path) -> (String, Vec<Value>, Vec<Value>) {
     let newest = trainer::checkpoint::list(run).unwrap().pop().unwrap();
     let info = trainer::checkpoint::load(&newest).unwrap().info;
     assert_eq!(info.global_step, 6);
-    let lines = |name: &str| -> Vec<Value> {
-        let text = std::fs::read_to_string(run.join(name)).unwrap();
-        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    };
-    let mut steps = lines("steps.jsonl");
+    let mut steps = lines(&run.join("steps.jsonl"));
     assert!(steps.iter().all(|step| step["device_peak_bytes"].is_null()), "no GPU, no count");
     for step in &mut steps {
         step.as_object_mut().unwrap().retain(|name, _| {
@@ -84,19 +53,19 @@ fn outcome(run: &Path) -> (String, Vec<Value>, Vec<Value>) {
                 .contains(&name.as_str())
         });
     }
-    (info.tensors_sha256, steps, lines("eval.jsonl"))
+    (info.tensors_sha256, steps, lines(&run.join("eval.jsonl")))
 }
 
 #[test]
 fn encoding_ahead_changes_no_bit_over_stops_and_resumes() {
-    let folder = prepare();
+    let folder = tiny(CHANGES);
     let folder = folder.path();
     let (on, off) = ("train.encode_ahead=true", "train.encode_ahead=false");
     run(folder, "off", &[off], false);
     run(folder, "on", &[on], false);
     run(folder, "stopped", &[on], true);
     let expected = outcome(&folder.join("off"));
-    assert_eq!(expected.1.len(), 6);
+    assert_eq!((expected.1.len(), expected.2.len()), (6, 2));
     assert_eq!(outcome(&folder.join("on")), expected);
     assert_eq!(outcome(&folder.join("stopped")), expected);
 
@@ -110,17 +79,17 @@ fn encoding_ahead_changes_no_bit_over_stops_and_resumes() {
 
 #[test]
 fn two_ranks_encode_ahead_and_a_wrong_word_is_refused() {
-    let folder = prepare();
+    let folder = tiny(CHANGES);
     let folder = folder.path();
     for (name, setting) in [("off", "train.encode_ahead=false"), ("on", "train.encode_ahead=true")]
     {
         let output = format!("output=\"{name}\"");
-        let launch = ["--procs", "2", "run.toml", "--set", &output, "--set", setting];
+        let launch = ["--procs", "2", "tiny.toml", "--set", &output, "--set", setting];
         let _ = succeed(folder, "launch", &launch);
     }
     assert_eq!(outcome(&folder.join("on")), outcome(&folder.join("off")));
 
-    let word = ["train", "run.toml", "--set", "train.encode_ahead=\"always\""];
+    let word = ["train", "tiny.toml", "--set", "train.encode_ahead=\"always\""];
     let error = fail(folder, "hqsam", &word);
     assert!(error.contains("encode_ahead") && error.contains("auto"), "{error}");
 }

@@ -11,6 +11,8 @@ use trainer::weights::save_pth;
 
 #[path = "../../pipeline/tests/behaviour/browser.rs"]
 mod browser;
+#[path = "../../pipeline/tests/behaviour/chromium.rs"]
+mod chromium;
 
 /// A random model in `model.pth`, drawn images in `data`; the masks that the model takes are four
 /// times as large as its grid.
@@ -139,7 +141,7 @@ fn every_protocol_and_setting_is_evaluated_and_opens_in_duckdb() {
 
 #[test]
 fn the_page_is_whole_at_every_width_and_shows_the_worst_cases() {
-    let Some(browser) = browser::browser() else { return };
+    let Some(browser) = chromium::installed() else { return };
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
     prepare(folder, 16);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tch::Device;
-use tests::{Dice, children, fail, kill, lines, program, run, succeed, tiny};
-use trainer::model::{EncoderConfig, HqInit, SamHq, VitConfig};
+use tests::{Dice, children, fail, kill, lines, program, run, save_tiny_sam, succeed, tiny};
+use trainer::model::{HqInit, SamHq};
 use trainer::weights;
 
 /// Kills of the kill test, as the name of this variable says otherwise.
@@ -265,22 +265,7 @@ fn ranks_with_other_settings_are_told_which() {
 fn training_changes_the_25_hq_tensors_and_nothing_else() {
     let folder = tiny("");
     let folder = folder.path();
-    let encoder = EncoderConfig::Vit(VitConfig {
-        img_size: 128,
-        embed_dim: 32,
-        depth: 2,
-        num_heads: 2,
-        window_size: 3,
-        global_attn_indexes: vec![1],
-        ..VitConfig::default()
-    });
-    let mut sam = SamHq::random(&encoder, 3, Device::Cpu).state_dict();
-    let hq: Vec<String> = {
-        let model = SamHq::random(&encoder, 3, Device::Cpu);
-        model.hq_parameters().into_iter().map(|(name, _)| name).collect()
-    };
-    sam.retain(|name, _| !hq.contains(name));
-    weights::save_pth(&folder.join("sam.pth"), &sam).unwrap();
+    let (encoder, hq) = save_tiny_sam(&folder.join("sam.pth"));
     let settings = ["model.checkpoint=\"sam.pth\"", "train.epochs=2", "eval.splits=[]"];
     let _ = succeed(folder, "launch", &arguments("2", &settings));
     let _ = succeed(folder, "hqsam", &["export", "run"]);

@@ -204,8 +204,7 @@ impl TrainConfig {
     /// The URL of the object store in which the run lies, if it does not lie in a folder.
     #[must_use]
     pub fn store_url(&self) -> Option<&str> {
-        let is_store = self.output.contains("://") && !self.output.starts_with("file:");
-        is_store.then_some(self.output.as_str())
+        pipeline::store::is_remote(&self.output).then_some(self.output.as_str())
     }
 
     /// The folder of logs and evaluation tables: the output itself, unless that is in a store.

@@ -271,7 +271,7 @@ fn open_run(run_dir: &Path, device: Device) -> Result<OpenModel, RunError> {
 /// `path` as the URL of a run in an object store, if it is one.
 #[must_use]
 pub fn store_url(path: &Path) -> Option<&str> {
-    path.to_str().filter(|url| url.contains("://"))
+    path.to_str().filter(|url| pipeline::store::is_remote(url))
 }
 
 /// The newest checkpoint of the run in a store, or the one whose small object is named.

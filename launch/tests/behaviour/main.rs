@@ -5,5 +5,11 @@ mod failures;
 mod machines;
 mod namespaces;
 mod processes;
+mod running;
 mod starters;
 mod support;
+
+use std::time::Duration;
+
+/// Long enough for a loaded machine, far below what a hang would take.
+const PATIENCE: Duration = Duration::from_secs(60);

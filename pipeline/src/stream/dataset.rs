@@ -12,6 +12,7 @@ use super::{StreamError, location};
 use crate::digest::sha256;
 use crate::manifest::{MANIFEST_FILE, Manifest, ShardInfo};
 use crate::shard::{ShardError, ShardReader, StoredSample};
+use crate::store;
 
 /// Threads that wait for storage. Requests in flight are bounded by the streams, not by these.
 const IO_THREADS: usize = 2;
@@ -58,7 +59,7 @@ impl Dataset {
     /// the cache cannot be used.
     pub fn open(location: &str) -> Result<Self, StreamError> {
         let place = location::resolve(location)?;
-        let remote = place.name.contains("://") && !place.name.starts_with("file:");
+        let remote = store::is_remote(&place.name);
         let cache = match remote {
             true => RowCache::from_env().map_err(|message| StreamError::Location {
                 location: place.name.clone(),

@@ -1,7 +1,6 @@
-//! A page in a real browser: `chromium` on the path. Without one the tests say that they were
-//! skipped, unless `HQSAM_TEST_BROWSER=required`.
+//! A page in a real browser.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use base64::Engine as _;
@@ -26,22 +25,6 @@ pub(crate) struct Seen {
     pub(crate) width: u32,
     pub(crate) content_width: u32,
     pub(crate) numbers: Vec<(String, String)>,
-}
-
-/// The browser, if there is one.
-#[expect(clippy::print_stdout, reason = "a skipped test says so")]
-pub(crate) fn browser() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = ["chromium", "chromium-browser", "google-chrome"]
-        .into_iter()
-        .flat_map(|name| std::env::split_paths(&path).map(move |folder| folder.join(name)))
-        .find(|program| program.is_file());
-    if found.is_none() {
-        let required = std::env::var("HQSAM_TEST_BROWSER").is_ok_and(|value| value == "required");
-        assert!(!required, "no chromium on the path; scripts/setup-browser.sh installs it");
-        println!("skipped: no chromium on the path (scripts/setup-browser.sh installs it)");
-    }
-    found
 }
 
 /// Opens `page` in a frame of that width: a window itself is never narrower than 500 pixels.

@@ -3,6 +3,7 @@
 
 mod browser;
 mod building;
+mod chromium;
 mod configs;
 mod damage;
 mod describing;

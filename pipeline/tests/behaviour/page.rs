@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use dataset::source::SplitRule;
 
-use crate::browser::{browser, open};
+use crate::browser::open;
+use crate::chromium;
 use crate::support::{Collection, save_mask};
 
 /// Two sources with a leak, a repeated image, several kinds of refusal and a name like a tag.
@@ -30,7 +31,7 @@ fn built() -> (Collection, String, serde_json::Value) {
 
 #[test]
 fn the_page_is_whole_at_every_width_and_its_numbers_are_those_of_the_report() {
-    let Some(browser) = browser() else { return };
+    let Some(browser) = chromium::installed() else { return };
     let (_collection, page, report) = built();
     for width in [1280, 390] {
         let seen = open(&browser, &page, width);

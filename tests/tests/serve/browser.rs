@@ -1,28 +1,11 @@
 //! Chromium, driven through its pipe: the DevTools protocol as JSON between zero bytes.
 
 use std::io::{BufRead, BufReader, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use base64::Engine as _;
 use serde_json::{Value, json};
-
-/// `chromium` on the path. Without one the tests say that they were skipped, unless
-/// `HQSAM_TEST_BROWSER=required`.
-#[expect(clippy::print_stdout, reason = "a skipped test says so")]
-pub(crate) fn installed() -> Option<PathBuf> {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = ["chromium", "chromium-browser", "google-chrome"]
-        .into_iter()
-        .flat_map(|name| std::env::split_paths(&path).map(move |folder| folder.join(name)))
-        .find(|program| program.is_file());
-    if found.is_none() {
-        let required = std::env::var("HQSAM_TEST_BROWSER").is_ok_and(|value| value == "required");
-        assert!(!required, "no chromium on the path; scripts/setup-browser.sh installs it");
-        println!("skipped: no chromium on the path (scripts/setup-browser.sh installs it)");
-    }
-    found
-}
 
 /// A browser with one page.
 pub(crate) struct Browser {

@@ -1,6 +1,8 @@
 //! `hqsam serve`: what is answered and what refused, and the page in a real browser.
 
 mod browser;
+#[path = "../../../pipeline/tests/behaviour/chromium.rs"]
+mod chromium;
 mod refine;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -239,7 +241,7 @@ fn requests_wait_for_the_one_model_up_to_a_bound() {
 
 #[test]
 fn the_page_segments_what_is_clicked_at_every_width() {
-    let Some(program) = browser::installed() else { return };
+    let Some(program) = chromium::installed() else { return };
     let server = start();
     let path = server.folder.path();
     let mut browser = Browser::start(&program, path);

@@ -19,6 +19,7 @@ use super::predict::{ImageFile, image_bar, images, write_json, write_png};
 #[derive(Args)]
 pub(crate) struct AmgArguments {
     /// Folder of a run, or a merged HQ-SAM file.
+    #[arg(value_parser = super::run_or_file)]
     model: PathBuf,
     /// Images (JPEG, PNG), or folders of them.
     #[arg(required = true)]

@@ -24,6 +24,7 @@ use trainer::run_log::{evaluation_bar, write_page, write_report};
 #[derive(Args)]
 pub(crate) struct EvalArguments {
     /// Folder or URL of a run, or a merged HQ-SAM file.
+    #[arg(value_parser = super::run_or_file)]
     model: PathBuf,
     /// Data set: its folder or URL, or the build configuration that made it. Default: the run's.
     #[arg(long)]

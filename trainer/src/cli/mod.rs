@@ -66,6 +66,7 @@ struct TrainArguments {
 #[derive(Args)]
 struct ExportArguments {
     /// Folder or URL of a run, or a merged HQ-SAM file to convert.
+    #[arg(value_parser = run_or_file)]
     model: PathBuf,
     /// SAM that `model`, a mask decoder of the published trainer, belongs into.
     #[arg(long)]
@@ -155,8 +156,32 @@ fn run_export(arguments: &ExportArguments, device: Device) -> Result<()> {
     ))
 }
 
+/// A run or a file of weights as it is named on the command line: `file:///folder` is that folder,
+/// as in a configuration.
+fn run_or_file(text: &str) -> Result<PathBuf, std::convert::Infallible> {
+    Ok(PathBuf::from(pipeline::store::without_file_scheme(text)))
+}
+
 /// Standard output belongs to results.
 pub(crate) fn print(text: &str) -> Result<()> {
     use std::io::Write;
     Ok(writeln!(std::io::stdout(), "{text}")?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_url_of_a_folder_is_that_folder() {
+        for (text, place) in [
+            ("file:///my%20run", "/my run"),
+            ("s3://bucket/run", "s3://bucket/run"),
+            ("run", "run"),
+        ] {
+            let parsed = Arguments::try_parse_from(["hqsam", "export", text]).unwrap();
+            let Command::Export(arguments) = parsed.command else { panic!("not an export") };
+            assert_eq!(arguments.model, PathBuf::from(place));
+        }
+    }
 }

@@ -15,6 +15,7 @@ use trainer::serve::{ServeOptions, serve};
 #[derive(Args)]
 pub(crate) struct ServeArguments {
     /// Folder of a run, or a merged HQ-SAM file.
+    #[arg(value_parser = super::run_or_file)]
     model: PathBuf,
     /// Run whose curves and pictures are shown. Default: the model, where that is a run.
     #[arg(long)]

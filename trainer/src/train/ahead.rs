@@ -9,7 +9,6 @@
 //! What is computed is the same, in the same order, so every bit of a run is as without it. It never
 //! runs beyond the end of an epoch, where the evaluation needs the encoder and the cache is counted.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 use std::thread::JoinHandle;
@@ -127,12 +126,13 @@ fn encode(stage: &FrozenStage, batch: &Batch, parts: &SyncSender<Made>) -> bool 
 /// The batches of a run, submitted to the encoder one step before they are trained on.
 pub(super) struct Batches {
     stream: TrainStream,
-    taken: VecDeque<Result<Option<Arc<Batch>>, StreamError>>,
+    /// What the next step is for, once the encoder has it.
+    taken: Option<Result<Option<Arc<Batch>>, StreamError>>,
 }
 
 impl Batches {
     pub(super) fn new(stream: TrainStream) -> Self {
-        Self { stream, taken: VecDeque::new() }
+        Self { stream, taken: None }
     }
 
     pub(super) fn steps_per_epoch(&self) -> u64 {
@@ -144,15 +144,14 @@ impl Batches {
         &mut self,
         ahead: Option<&Ahead>,
     ) -> Result<Option<Arc<Batch>>, StreamError> {
-        let batch = match self.taken.pop_front() {
+        let batch = match self.taken.take() {
             Some(taken) => taken?,
             None => self.take(ahead)?,
         };
         let is_last = |batch: &Arc<Batch>| batch.step + 1 == self.steps_per_epoch();
         if ahead.is_some() && batch.as_ref().is_some_and(|batch| !is_last(batch)) {
             // A batch that cannot be read is told when its turn comes.
-            let next = self.take(ahead);
-            self.taken.push_back(next);
+            self.taken = Some(self.take(ahead));
         }
         Ok(batch)
     }

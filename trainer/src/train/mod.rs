@@ -7,6 +7,7 @@ mod guards;
 mod parameters;
 mod resume;
 mod saver;
+mod setup;
 mod training;
 
 use std::path::PathBuf;
@@ -22,8 +23,8 @@ use tch::Device;
 
 pub use self::ahead::Ahead;
 use self::ahead::Batches;
+pub(crate) use self::setup::{join_ranks, step_context};
 use self::training::Training;
-pub(crate) use self::training::{join_ranks, step_context};
 use crate::checkpoint::CheckpointError;
 use crate::config::TrainConfig;
 use crate::evaluate::EvalReport;

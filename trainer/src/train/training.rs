@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use c10d::device::device_memory;
 use dataset::order::World;
-use dataset::prompt::PromptKind;
 use launch::rank_env::Heartbeat;
 use pipeline::{Batch, Dataset, Position};
 use sha2::{Digest, Sha256};
-use tch::{Device, Tensor};
+use tch::Tensor;
 
 use super::agreement::program;
 use super::ahead::Ahead;
@@ -19,28 +18,22 @@ use super::frozen::Frozen;
 use super::parameters;
 use super::resume::{forget_logs, lock_run, newest_checkpoint};
 use super::saver::Saver;
+use super::setup::{check_prompts, join_ranks, open_feature_cache, step_context};
 use super::{TrainError, TrainOptions, internal};
 use crate::checkpoint::{
     CHECKPOINT_VERSION, Checkpoint, CheckpointError, CheckpointInfo, Checkpoints,
 };
 use crate::config::TrainConfig;
-use crate::data_parallel::DataParallel;
 use crate::evaluate::{
     EvalContext, EvalReport, Evaluation, PictureWish, check_protocols, evaluate,
 };
-use crate::feature_cache::{CacheCounts, FeatureCache};
-use crate::frozen_stage::FrozenStage;
-use crate::loss::LossConfig;
+use crate::feature_cache::CacheCounts;
 use crate::memory;
-use crate::model::{EncoderConfig, SamHq, StateDict};
-use crate::optim::{Adam, AdamConfig};
-use crate::ranks;
+use crate::model::{EncoderConfig, StateDict};
 use crate::run::{CONFIG_FILE, load_frozen_sam};
 use crate::run_log::{RunLog, StepLine};
 use crate::step::{StepContext, StepReport};
 
-/// Side of the image embedding of all published encoders.
-const PUBLISHED_EMBEDDING_SIZE: i64 = 64;
 /// Held-out images whose masks are shown after every evaluation, for each prompt.
 const OVERLAYS: usize = 4;
 
@@ -350,82 +343,4 @@ impl<'a> Training<'a> {
                 .map(|memory| memory.peak_allocated),
         });
     }
-}
-
-/// Noise masks are drawn 256 x 256, four values to a value of the published image embedding.
-fn check_prompts(kinds: &[PromptKind], encoder: &EncoderConfig) -> Result<(), TrainError> {
-    let side = encoder.embedding_size();
-    if side == PUBLISHED_EMBEDDING_SIZE || !kinds.contains(&PromptKind::NoiseMask) {
-        return Ok(());
-    }
-    Err(TrainError::Config(format!(
-        "prompt.kinds has noise_mask, which needs an image embedding of {PUBLISHED_EMBEDDING_SIZE} x \
-         {PUBLISHED_EMBEDDING_SIZE}; this encoder's is {side} x {side}: leave it out"
-    )))
-}
-
-/// The process group of the rank environment, or a single process without one.
-pub(crate) fn join_ranks(
-    config: &TrainConfig,
-    options: &TrainOptions,
-) -> Result<(World, DataParallel), TrainError> {
-    let world_size = options.rank_env.as_ref().map_or(1, |env| env.world_size);
-    if world_size > config.train.global_batch {
-        return Err(TrainError::Config(format!(
-            "{world_size} ranks for train.global_batch = {}: each rank needs at least one sample \
-             a step",
-            config.train.global_batch
-        )));
-    }
-    let timeout = Duration::from_secs(config.train.collective_timeout_secs);
-    ranks::join(options.rank_env.as_ref(), options.device, timeout)
-}
-
-/// What a step needs, but for a feature cache and a thread that encodes ahead.
-pub(crate) fn step_context(
-    config: &TrainConfig,
-    device: Device,
-    model: SamHq,
-    data_parallel: DataParallel,
-) -> StepContext {
-    let hq_parameters = model.hq_parameters();
-    StepContext {
-        optimizer: Adam::new(&hq_parameters, AdamConfig::default()),
-        hq_parameters,
-        frozen: FrozenStage {
-            encoders: model.encoders().clone(),
-            feature_cache: None,
-            micro_batch: config.train.micro_batch,
-        },
-        ahead: None,
-        model,
-        data_parallel,
-        loss: LossConfig::default(),
-        device,
-        seed: config.train.seed,
-        global_batch: config.train.global_batch,
-        synchronize_parts: false,
-    }
-}
-
-/// The feature cache, if one is asked for. Random frozen weights have no file to hash, so they
-/// are named by their seed.
-fn open_feature_cache(
-    config: &TrainConfig,
-    encoder: &EncoderConfig,
-    sam_sha256: &str,
-    world: World,
-) -> Result<Option<FeatureCache>, TrainError> {
-    let Some(folder) = &config.train.cache_embeddings else { return Ok(None) };
-    let encoder = serde_json::to_string(encoder).map_err(internal)?;
-    let weights = match &config.model.checkpoint {
-        Some(_) => sam_sha256.to_owned(),
-        None => format!("random {}", config.train.seed),
-    };
-    let precision = if config.train.bf16 { " bf16" } else { "" };
-    let model_key = format!("{weights} {encoder}{precision}");
-    let limit_bytes = (config.train.cache_limit_gib * f64::from(1 << 30)) as u64;
-    FeatureCache::open(folder, &model_key, limit_bytes, world.world_size)
-        .map(Some)
-        .map_err(|source| TrainError::Io { path: folder.clone(), source })
 }

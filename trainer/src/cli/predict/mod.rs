@@ -26,6 +26,7 @@ use prompt_text::ObjectText;
 #[derive(Args)]
 pub(crate) struct PredictArguments {
     /// Folder of a run, or a merged HQ-SAM file.
+    #[arg(value_parser = super::run_or_file)]
     model: PathBuf,
     /// Images (JPEG, PNG), or folders of them.
     #[arg(required = true)]

@@ -1,0 +1,102 @@
+//! What a run is put together from, and what of it is refused before the first step.
+
+use std::time::Duration;
+
+use dataset::order::World;
+use dataset::prompt::PromptKind;
+use tch::Device;
+
+use super::{TrainError, TrainOptions, internal};
+use crate::config::TrainConfig;
+use crate::data_parallel::DataParallel;
+use crate::feature_cache::FeatureCache;
+use crate::frozen_stage::FrozenStage;
+use crate::loss::LossConfig;
+use crate::model::{EncoderConfig, SamHq};
+use crate::optim::{Adam, AdamConfig};
+use crate::ranks;
+use crate::step::StepContext;
+
+/// Side of the image embedding of all published encoders.
+const PUBLISHED_EMBEDDING_SIZE: i64 = 64;
+
+/// Noise masks are drawn 256 x 256, four values to a value of the published image embedding.
+pub(super) fn check_prompts(
+    kinds: &[PromptKind],
+    encoder: &EncoderConfig,
+) -> Result<(), TrainError> {
+    let side = encoder.embedding_size();
+    if side == PUBLISHED_EMBEDDING_SIZE || !kinds.contains(&PromptKind::NoiseMask) {
+        return Ok(());
+    }
+    Err(TrainError::Config(format!(
+        "prompt.kinds has noise_mask, which needs an image embedding of {PUBLISHED_EMBEDDING_SIZE} x \
+         {PUBLISHED_EMBEDDING_SIZE}; this encoder's is {side} x {side}: leave it out"
+    )))
+}
+
+/// The process group of the rank environment, or a single process without one.
+pub(crate) fn join_ranks(
+    config: &TrainConfig,
+    options: &TrainOptions,
+) -> Result<(World, DataParallel), TrainError> {
+    let world_size = options.rank_env.as_ref().map_or(1, |env| env.world_size);
+    if world_size > config.train.global_batch {
+        return Err(TrainError::Config(format!(
+            "{world_size} ranks for train.global_batch = {}: each rank needs at least one sample \
+             a step",
+            config.train.global_batch
+        )));
+    }
+    let timeout = Duration::from_secs(config.train.collective_timeout_secs);
+    ranks::join(options.rank_env.as_ref(), options.device, timeout)
+}
+
+/// What a step needs, but for a feature cache and a thread that encodes ahead.
+pub(crate) fn step_context(
+    config: &TrainConfig,
+    device: Device,
+    model: SamHq,
+    data_parallel: DataParallel,
+) -> StepContext {
+    let hq_parameters = model.hq_parameters();
+    StepContext {
+        optimizer: Adam::new(&hq_parameters, AdamConfig::default()),
+        hq_parameters,
+        frozen: FrozenStage {
+            encoders: model.encoders().clone(),
+            feature_cache: None,
+            micro_batch: config.train.micro_batch,
+        },
+        ahead: None,
+        model,
+        data_parallel,
+        loss: LossConfig::default(),
+        device,
+        seed: config.train.seed,
+        global_batch: config.train.global_batch,
+        synchronize_parts: false,
+    }
+}
+
+/// The feature cache, if one is asked for. Random frozen weights have no file to hash, so they
+/// are named by their seed.
+pub(super) fn open_feature_cache(
+    config: &TrainConfig,
+    encoder: &EncoderConfig,
+    sam_sha256: &str,
+    world: World,
+) -> Result<Option<FeatureCache>, TrainError> {
+    let Some(folder) = &config.train.cache_embeddings else { return Ok(None) };
+    let encoder = serde_json::to_string(encoder).map_err(internal)?;
+    let weights = match &config.model.checkpoint {
+        Some(_) => sam_sha256.to_owned(),
+        None => format!("random {}", config.train.seed),
+    };
+    let precision = if config.train.bf16 { " bf16" } else { "" };
+    let model_key = format!("{weights} {encoder}{precision}");
+    let limit_bytes = (config.train.cache_limit_gib * f64::from(1 << 30)) as u64;
+    FeatureCache::open(folder, &model_key, limit_bytes, world.world_size)
+        .map(Some)
+        .map_err(|source| TrainError::Io { path: folder.clone(), source })
+}
