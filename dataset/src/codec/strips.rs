@@ -17,7 +17,7 @@ use pulp::x86::V3;
 use pulp::{Arch, Simd, WithSimd};
 
 use self::reduced::idct_4x4;
-use super::entropy::{Bits, Damaged};
+use super::entropy::{Bits, Damaged, Strides};
 use crate::resample::Rows;
 
 /// Narrower pictures have borders that libjpeg-turbo upsamples in ways of their own.
@@ -49,6 +49,7 @@ struct Component {
     quantisation: [u16; 64],
     dc: Arc<HuffmanTable>,
     ac: Arc<HuffmanTable>,
+    strides: Box<Strides>,
     /// The DC value of the block before.
     predictor: i16,
     /// The strips, in turn.
@@ -192,16 +193,23 @@ impl<'a> Strips<'a> {
             for component in &mut self.components {
                 for row in 0..component.down {
                     for column in 0..component.across {
-                        let mut coefficients = [0; 64];
-                        let (dc, ac) = (&*component.dc, &*component.ac);
-                        let flat =
-                            bits.block(dc, ac, &mut component.predictor, &mut coefficients)?;
-                        if kept {
-                            let y = slot * component.strip_height() + row * component.side;
-                            let x = (mcu * component.across + column) * component.side;
-                            let at = y * component.stride + x;
-                            component.transform(&coefficients, flat, (idct, simd), at);
+                        bits.dc(&component.dc, &mut component.predictor)?;
+                        if !kept {
+                            bits.skip_ac(&component.ac, &component.strides)?;
+                            continue;
                         }
+                        let y = slot * component.strip_height() + row * component.side;
+                        let x = (mcu * component.across + column) * component.side;
+                        let at = y * component.stride + x;
+                        let mut coefficients = [0; 64];
+                        coefficients[0] = component.predictor;
+                        let flat = if component.side == 1 {
+                            bits.skip_ac(&component.ac, &component.strides)?;
+                            true
+                        } else {
+                            bits.ac(&component.ac, &mut coefficients)?
+                        };
+                        component.transform(&coefficients, flat, (idct, simd), at);
                     }
                 }
             }
@@ -278,8 +286,19 @@ impl Component {
         let ac = metadata.ac_huffman_tables.get(usize::from(scan.ac_table_index))?.clone()?;
         let stride = mcus_across * across * side;
         let samples = vec![0; stride * down * side * STRIPS_HELD];
-        let quantisation = table.values;
-        Some(Self { across, down, side, quantisation, dc, ac, predictor: 0, samples, stride })
+        let (strides, quantisation) = (Strides::new(&ac), table.values);
+        Some(Self {
+            across,
+            down,
+            side,
+            quantisation,
+            dc,
+            ac,
+            strides,
+            predictor: 0,
+            samples,
+            stride,
+        })
     }
 
     fn strip_height(&self) -> usize {
