@@ -8,6 +8,7 @@ mod processes;
 mod running;
 mod starters;
 mod support;
+mod terminal;
 
 use std::time::Duration;
 

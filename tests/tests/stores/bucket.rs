@@ -4,20 +4,30 @@ use std::fs::File;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use object_store::ObjectStoreExt;
 use object_store::path::Path as Key;
-use tests::program;
+use tests::{kill, program, ranks};
 
 use crate::servers::Server;
 
 /// `launch` with `arguments` in `folder`, which reaches the store at `address`; its messages go to
 /// `stderr.txt`.
 pub(crate) fn launch(server: &Server, address: &str, folder: &Path, arguments: &[&str]) -> Child {
+    launch_with(&server.environment(address), folder, arguments)
+}
+
+/// The same with these variables in its environment.
+pub(crate) fn launch_with(
+    environment: &[(&str, String)],
+    folder: &Path,
+    arguments: &[&str],
+) -> Child {
     Command::new(program("launch"))
         .args(arguments)
         .current_dir(folder)
-        .envs(server.environment(address))
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .env_remove("RUST_LOG")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -31,6 +41,25 @@ pub(crate) fn launch(server: &Server, address: &str, folder: &Path, arguments: &
 pub(crate) fn ended(mut launcher: Child, folder: &Path) -> (bool, String) {
     let status = launcher.wait().unwrap();
     (status.success(), std::fs::read_to_string(folder.join("stderr.txt")).unwrap())
+}
+
+/// Waits until the launched run meets `condition`.
+pub(crate) fn wait_until(launcher: &mut Child, folder: &Path, condition: impl Fn() -> bool) {
+    while !condition() {
+        let status = launcher.try_wait().unwrap();
+        let said = std::fs::read_to_string(folder.join("stderr.txt")).unwrap();
+        assert!(status.is_none(), "ended before: {said}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// All ranks and the launcher at once, as when a machine is lost.
+pub(crate) fn kill_all(launcher: &mut Child) {
+    let ranks = ranks(launcher.id());
+    assert_eq!(ranks.len(), 2);
+    ranks.into_iter().for_each(kill);
+    launcher.kill().unwrap();
+    launcher.wait().unwrap();
 }
 
 /// A program that must succeed, with access to the store.

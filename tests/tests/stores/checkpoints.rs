@@ -2,40 +2,21 @@
 //! while the store refuses.
 
 use std::path::Path;
-use std::process::{Child, Command};
-use std::time::Duration;
+use std::process::Command;
 
 use serde_json::Value;
-use tests::{kill, lines, program, ranks, tiny, write_tiny};
+use tests::{lines, program, tiny, write_tiny};
 use trainer::weights;
 
 use crate::bucket::{
-    ended, entries, get, launch, newest_in_bucket, newest_in_folder, part, paths, put, succeed,
+    ended, entries, get, kill_all, launch, newest_in_bucket, newest_in_folder, part, paths, put,
+    succeed, wait_until,
 };
 use crate::rough_proxy::{RoughProxy, SMOOTH};
 use crate::servers::{Kind, Server};
 
 /// The run's output in the bucket; logs in `work`.
 const IN_STORE: &str = "output = 's3://bucket/run'\nwork_dir = 'work'\n";
-
-/// Waits until the launched run meets `condition`.
-fn wait_until(launcher: &mut Child, folder: &Path, condition: impl Fn() -> bool) {
-    while !condition() {
-        let status = launcher.try_wait().unwrap();
-        let said = std::fs::read_to_string(folder.join("stderr.txt")).unwrap();
-        assert!(status.is_none(), "ended before: {said}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// All ranks and the launcher at once, as when a machine is lost.
-fn kill_all(launcher: &mut Child) {
-    let ranks = ranks(launcher.id());
-    assert_eq!(ranks.len(), 2);
-    ranks.into_iter().for_each(kill);
-    launcher.kill().unwrap();
-    launcher.wait().unwrap();
-}
 
 fn samples_and_losses(step: &Value) -> [&Value; 4] {
     ["global_step", "samples", "loss", "grad_norm"].map(|key| &step[key])

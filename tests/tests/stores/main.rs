@@ -1,5 +1,5 @@
-//! Training whose data and checkpoints lie in a real object store: killed, cut off and damaged, it
-//! ends with the same bits.
+//! Training whose data and checkpoints lie in a real object store or on a slow disk: killed, cut off
+//! and damaged, it ends with the same bits.
 
 mod bucket;
 mod checkpoints;
@@ -7,4 +7,6 @@ mod rough_proxy;
 #[expect(dead_code, reason = "the pipeline's own tests use the rest")]
 #[path = "../../../pipeline/tests/behaviour/servers.rs"]
 mod servers;
+mod slow_disk;
+mod slow_folder;
 mod soak;
