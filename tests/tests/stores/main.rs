@@ -1,6 +1,7 @@
 //! Training whose data and checkpoints lie in a real object store or on a slow disk: killed, cut off
 //! and damaged, it ends with the same bits.
 
+mod azure;
 mod bucket;
 mod checkpoints;
 mod rough_proxy;

@@ -105,6 +105,30 @@ fn medians(memory: &[Held], from: u64, to: u64) -> BTreeMap<u32, u64> {
     bytes.into_iter().map(|(pid, bytes)| (pid, middle(bytes))).collect()
 }
 
+/// What the processes that lived through the last two thirds of the steps held in each of them.
+#[expect(clippy::print_stdout, reason = "the figures belong to the result")]
+fn assert_memory_is_flat(memory: &[Held], steps: u64) {
+    let third = steps / 3;
+    let (middle, last) = (medians(memory, third, 2 * third), medians(memory, 2 * third, steps + 1));
+    let lived: Vec<(u64, u64)> =
+        last.iter().filter_map(|(pid, &last)| Some((*middle.get(pid)?, last))).collect();
+    for &(middle, last) in &lived {
+        println!(
+            "a rank holds {:.1} MiB in the middle third, {:.1} MiB in the last",
+            mib(middle),
+            mib(last)
+        );
+    }
+    assert_eq!(lived.len(), 2);
+    for (middle, last) in lived {
+        assert!(last as f64 <= MEMORY * middle as f64, "{last} bytes after {middle}");
+    }
+}
+
+fn mib(bytes: u64) -> f64 {
+    bytes as f64 / f64::from(1 << 20)
+}
+
 /// The digest of each step's samples, as `hqseg trace` names them.
 fn traced(server: &Server, folder: &Path, steps: u64) -> Vec<String> {
     let count = steps.to_string();
@@ -181,9 +205,6 @@ fn a_long_training_under_faults_loses_nothing_and_its_memory_stays_flat() {
     let resumed = said.matches("resuming from").count();
     let failed = said.matches("training goes on").count();
     let slow = disk.delays();
-    let (third, mib) = (steps / 3, |bytes: u64| bytes as f64 / f64::from(1 << 20));
-    let (middle, last) =
-        (medians(&seen.memory, third, 2 * third), medians(&seen.memory, 2 * third, steps + 1));
     println!(
         "{steps} steps: {} kills, {resumed} resumed rounds, {resets} connections reset, {delays} \
          pieces late, {:.0} MiB through the proxy, {failed} warnings of failed requests; {} calls to \
@@ -196,22 +217,9 @@ fn a_long_training_under_faults_loses_nothing_and_its_memory_stays_flat() {
         undisturbed.as_secs_f64(),
         disturbed.as_secs_f64(),
     );
-    // Those that the last kill left or made.
-    let lived: Vec<(u64, u64)> =
-        last.iter().filter_map(|(pid, &last)| Some((*middle.get(pid)?, last))).collect();
-    for &(middle, last) in &lived {
-        println!(
-            "a rank holds {:.1} MiB in the middle third, {:.1} MiB in the last",
-            mib(middle),
-            mib(last)
-        );
-    }
     assert!(seen.killed > 0 && resets > 0 && delays > 0, "nothing was disturbed");
     for path in ["slow/work/steps.jsonl", "slow/work/staging/", "slow/cache/"] {
         assert!(slow.paths.iter().any(|slow| slow.contains(path)), "{path} was never late");
     }
-    assert_eq!(lived.len(), 2);
-    for (middle, last) in lived {
-        assert!(last as f64 <= MEMORY * middle as f64, "{last} bytes after {middle}");
-    }
+    assert_memory_is_flat(&seen.memory, steps);
 }
