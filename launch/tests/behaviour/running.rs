@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::PATIENCE;
 
-pub(crate) fn wait_for(what: &str, condition: impl Fn() -> bool) {
+pub(crate) fn wait_for(what: &str, mut condition: impl FnMut() -> bool) {
     let until = Instant::now() + PATIENCE;
     while !condition() {
         assert!(Instant::now() < until, "waited in vain for {what}");
