@@ -176,8 +176,13 @@ fn a_store_that_refuses_for_a_while_costs_checkpoints_and_not_the_training() {
     let steps = || lines(&folder.join("work/steps.jsonl")).len();
     wait_until(&mut launcher, folder, || steps() >= 4 && !entries(&server, "run").is_empty());
     proxy.refuse(true);
+    // The store's client tries again for a while before it gives a checkpoint up.
+    let given_up = || {
+        let said = std::fs::read_to_string(folder.join("stderr.txt")).unwrap();
+        said.contains("training goes on, and the checkpoints before are kept")
+    };
     let from = steps();
-    wait_until(&mut launcher, folder, || steps() >= from + 8);
+    wait_until(&mut launcher, folder, || steps() >= from + 8 && given_up());
     proxy.refuse(false);
     let (succeeded, said) = ended(launcher, folder);
     assert!(succeeded, "{said}");
