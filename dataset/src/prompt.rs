@@ -19,6 +19,11 @@ const DETOUR_FACTOR: usize = 8;
 /// Where that detour changes the mask by at least this much, noise is added.
 const NOISE_BAND: f32 = 0.01;
 
+/// Most points of a prompt: the loss looks at 12,544 of a mask's.
+const MAX_POINTS: usize = 10_000;
+/// Most prompts of one augmented sample.
+const MAX_PROMPTS_PER_IMAGE: usize = 256;
+
 /// A kind of prompt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -29,6 +34,18 @@ pub enum PromptKind {
     Points,
     /// The mask with noise along its edges.
     NoiseMask,
+}
+
+impl PromptKind {
+    /// The name used in configurations.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Box => "box",
+            Self::Points => "points",
+            Self::NoiseMask => "noise_mask",
+        }
+    }
 }
 
 /// A prompt in the coordinates of the mask it was made from.
@@ -94,6 +111,15 @@ impl PromptRecipe {
         }
         if self.prompts_per_image == 0 {
             return Err("prompts_per_image must be at least 1".to_owned());
+        }
+        for (setting, value, most) in [
+            ("num_points", self.num_points, MAX_POINTS),
+            ("negative_points", self.negative_points, MAX_POINTS),
+            ("prompts_per_image", self.prompts_per_image, MAX_PROMPTS_PER_IMAGE),
+        ] {
+            if value > most {
+                return Err(format!("{setting} = {value} is more than {most}"));
+            }
         }
         if !(0.0..1.0).contains(&self.box_noise) {
             return Err(format!("box_noise = {} is not within 0..1", self.box_noise));

@@ -89,6 +89,12 @@ pub enum RejectReason {
     /// A mask without the channel that its source says to read.
     #[error("the mask has no alpha channel: choose another mask_values than `alpha`")]
     NoAlpha,
+    /// A mask file that shows a photograph.
+    #[error(
+        "the mask is a coloured picture: look whether images and masks are exchanged; if they are \
+         not, say with mask_values what its values mean (`grey`, `nonzero`, `alpha`)"
+    )]
+    Picture,
     /// Image and mask do not lie over each other.
     #[error("the image is {} x {} but the mask {} x {} (height x width): fix the mask", .image.0, .image.1, .mask.0, .mask.1)]
     SizeMismatch {

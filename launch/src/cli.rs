@@ -19,6 +19,7 @@ const TRAINER: &str = "hqsam";
 #[command(
     version,
     about,
+    after_help = "Example:\n  launch --gpus 8 my_run.toml --max-restarts 3\n  launch --procs 2 -- hqsam eval runs/mine",
     override_usage = "launch <--gpus N | --gpus auto | --procs N> CONFIG [--set A.B=C]... [--resume]\n       launch <--gpus N | --gpus auto | --procs N> -- COMMAND [ARGUMENT]..."
 )]
 pub struct Arguments {
@@ -38,9 +39,6 @@ pub struct Arguments {
     /// that gave one are judged, after 30 minutes
     #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
     pub heartbeat_timeout: Option<u64>,
-    /// The other machines
-    #[command(flatten)]
-    pub network: NetworkArguments,
     /// What to train: runs `hqsam train CONFIG`
     #[arg(required_unless_present = "command")]
     pub config: Option<PathBuf>,
@@ -53,6 +51,10 @@ pub struct Arguments {
     /// Any command instead of CONFIG
     #[arg(last = true, conflicts_with_all = ["config", "set", "resume"])]
     pub command: Vec<OsString>,
+    /// The other machines
+    // Last: its heading holds for all that follows.
+    #[command(flatten)]
+    pub network: NetworkArguments,
 }
 
 /// Several machines: the same command on each, with its own `--node-rank`.

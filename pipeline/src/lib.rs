@@ -48,3 +48,4 @@ pub use stream::{
     Batch, Dataset, DecodeMode, EvalSample, EvalStream, Position, StreamError, TrainRecipe,
     TrainStream,
 };
+pub use workers::MAX_THREADS;

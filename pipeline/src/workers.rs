@@ -10,6 +10,10 @@ use std::thread::JoinHandle;
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::TryRecvError;
 
+/// Most threads that a setting may ask for: far above any machine's cores, far below what a process
+/// may start.
+pub const MAX_THREADS: usize = 1024;
+
 type Job = Box<dyn FnOnce() + Send>;
 
 /// The answer of one job. `Err` means that the job panicked.

@@ -10,6 +10,9 @@ use crate::verify::RejectReason;
 
 /// More different values than this are no map of object ids but a dark picture.
 const MAX_OBJECT_IDS: usize = 32;
+/// Levels between a pixel's least and greatest channel above which it has a colour. Grey masks that
+/// were saved as colour JPEG stay far below.
+const MIN_CHROMA: u8 = 32;
 /// One 8-bit step in 16 bits: 65,535 / 255.
 const STEP_16: u16 = 257;
 
@@ -43,7 +46,7 @@ pub(super) fn from_decoded(
 ) -> Result<Mask255, RejectReason> {
     let (height, width) = (decoded.height() as usize, decoded.width() as usize);
     let pixels = match values {
-        MaskValues::Auto => told_from_the_file(decoded),
+        MaskValues::Auto => told_from_the_file(decoded)?,
         MaskValues::Grey => grey(decoded),
         MaskValues::Nonzero => nonzero(&decoded),
         MaskValues::Alpha => alpha_channel(&decoded).ok_or(RejectReason::NoAlpha)?,
@@ -51,8 +54,12 @@ pub(super) fn from_decoded(
     Ok(Mask255 { height, width, pixels })
 }
 
-fn told_from_the_file(decoded: DynamicImage) -> Vec<u8> {
-    let alpha = alpha_channel(&decoded);
+fn told_from_the_file(decoded: DynamicImage) -> Result<Vec<u8>, RejectReason> {
+    let alpha = alpha_channel(&decoded).filter(|alpha| !is_constant(alpha));
+    if is_picture(&decoded) {
+        // A cut-out; without a shape of its own it is a photograph, and its greys mean nothing.
+        return alpha.ok_or(RejectReason::Picture);
+    }
     let mut pixels = if has_16_bits(&decoded) {
         let deep = decoded.into_luma16().into_raw();
         // Before the low bits, and with them the first ids, are lost.
@@ -64,13 +71,34 @@ fn told_from_the_file(decoded: DynamicImage) -> Vec<u8> {
     } else {
         grey(decoded)
     };
-    if let Some(alpha) = alpha.filter(|alpha| is_constant(&pixels) && !is_constant(alpha)) {
+    if let Some(alpha) = alpha.filter(|_| is_constant(&pixels)) {
         pixels = alpha;
     }
     if is_id_map(&pixels) {
         pixels.iter_mut().for_each(|value| *value = foreground(*value > 0));
     }
-    pixels
+    Ok(pixels)
+}
+
+/// Whether the file shows a coloured picture: colours in a tenth of what is neither black nor
+/// white, and more greys than a map of object ids has.
+fn is_picture(decoded: &DynamicImage) -> bool {
+    let channels = match decoded {
+        DynamicImage::ImageRgb8(_) => 3,
+        DynamicImage::ImageRgba8(_) => 4,
+        _ => return false,
+    };
+    let (mut between, mut colored, mut levels) = (0_u64, 0_u64, [false; 256]);
+    for pixel in decoded.as_bytes().chunks_exact(channels) {
+        let [red, green, blue] = [pixel[0], pixel[1], pixel[2]];
+        let (least, greatest) = (red.min(green).min(blue), red.max(green).max(blue));
+        between += u64::from(least < u8::MAX && greatest > 0);
+        colored += u64::from(greatest - least > MIN_CHROMA);
+        levels[usize::from(green)] = true;
+    }
+    colored > 0
+        && colored * 10 >= between
+        && levels.iter().filter(|&&seen| seen).count() > MAX_OBJECT_IDS
 }
 
 fn grey(decoded: DynamicImage) -> Vec<u8> {

@@ -205,8 +205,10 @@ fn decode_any(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbRaster, RejectRe
 ///   has at most 32 different values is a map of object ids (or 0/1): every non-zero value becomes
 ///   255. Under the published cut at 128 such a mask would be empty.
 ///
+/// * A coloured picture is no mask, unless it is a cut-out: then its alpha channel is.
+///
 /// # Errors
-/// As [`decode_image`].
+/// As [`decode_image`], and [`RejectReason::Picture`].
 pub fn decode_mask(bytes: &[u8], limits: &DecodeLimits) -> Result<Mask255, RejectReason> {
     decode_mask_as(bytes, limits, MaskValues::Auto)
 }

@@ -37,6 +37,22 @@ fn alpha_is_the_mask_when_it_alone_has_the_shape() {
 }
 
 #[test]
+fn a_photograph_is_no_mask_unless_it_is_cut_out() {
+    let photo = |x: u32, y: u32| [(x * 16) as u8, 255 - (x * 16 + y) as u8, (y * 30) as u8];
+    let plain = png(RgbImage::from_fn(WIDTH, HEIGHT, |x, y| Rgb(photo(x, y))));
+    assert_eq!(decode_mask(&plain, &limits()), Err(RejectReason::Picture));
+    assert!(decode_mask_as(&plain, &limits(), MaskValues::Grey).is_ok(), "a setting is believed");
+    let cut_out = |shape: fn(u32, u32) -> u8| {
+        png(RgbaImage::from_fn(WIDTH, HEIGHT, |x, y| {
+            let [red, green, blue] = photo(x, y);
+            Rgba([red, green, blue, shape(x, y)])
+        }))
+    };
+    assert_eq!(mask_pixels(&cut_out(soft)), soft_pixels());
+    assert_eq!(decode_mask(&cut_out(|_, _| 255), &limits()), Err(RejectReason::Picture));
+}
+
+#[test]
 fn ids_and_zero_one_become_foreground() {
     let expected = |rows: std::ops::Range<usize>| -> Vec<u8> {
         (0..128)

@@ -146,6 +146,16 @@ fn a_crash_loop_ends_with_its_history() {
 }
 
 #[test]
+fn the_help_puts_only_machines_under_several_machines() {
+    let help = stdout(&end(spawn(&mut launch(&["--help"]))));
+    let (general, machines) = help.split_once("Several machines:").unwrap();
+    for argument in ["[CONFIG]", "[COMMAND]", "--set", "--resume", "--procs"] {
+        assert!(general.contains(&format!(" {argument}")), "{help}");
+    }
+    assert!(machines.contains("--nnodes") && machines.contains("Example:"), "{help}");
+}
+
+#[test]
 fn wrong_usage_is_not_restarted() {
     let arguments = ["--procs", "1", "--max-restarts", "3", "--", "sh", "-c", "echo x; exit 2"];
     let output = end(spawn(&mut launch(&arguments)));

@@ -6,6 +6,7 @@ use dataset::verify::SizeMismatch;
 use serde::{Deserialize, Serialize};
 
 use super::BuildError;
+use crate::workers::MAX_THREADS;
 
 /// A build configuration. Relative paths are relative to the current directory.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -119,6 +120,9 @@ impl BuildConfig {
                 "rows_per_group = {} is not within 1..=1000",
                 self.rows_per_group
             ));
+        }
+        if let Some(threads) = self.threads.filter(|&threads| threads > MAX_THREADS) {
+            return refuse(format!("threads = {threads} is more than {MAX_THREADS}"));
         }
         if self.shard_bytes == 0 {
             return refuse("shard_bytes must be at least 1".to_owned());

@@ -115,6 +115,17 @@ pub enum BuildError {
         /// The output folder or URL.
         output: String,
     },
+    /// The output holds files that no build wrote.
+    #[error(
+        "{output} holds {found}, which no build of a data set wrote and this one would replace or \
+         remove; choose a folder of its own as output"
+    )]
+    Foreign {
+        /// The output folder or URL.
+        output: String,
+        /// One of the files.
+        found: String,
+    },
     /// Two ranks of one build plan different data sets.
     #[error(
         "{output}: rank {rank} plans another data set than rank {other}: their configurations or \

@@ -103,6 +103,7 @@ pub fn build_rank(
     {
         return Ok(BuildOutcome::Published(Box::new(report)));
     }
+    output.refuse_foreign()?;
     output.lock()?;
     let before = output.published()?;
     announce(&output, &plan, world)?;

@@ -36,10 +36,10 @@ struct StreamArguments {
     #[arg(long, default_value = "train")]
     split: String,
     /// Decoding threads (default: one per core).
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
     threads: usize,
     /// Samples that are timed, after a batch that is not.
-    #[arg(long, default_value_t = 800)]
+    #[arg(long, default_value_t = 800, value_parser = clap::value_parser!(u64).range(1..))]
     samples: u64,
     /// How image files are decoded: `exact` as published, or `scaled` while decoding.
     #[arg(long, value_enum, default_value = "exact")]

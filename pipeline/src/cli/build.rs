@@ -22,6 +22,14 @@ pub(super) fn run(arguments: BuildArguments) -> CliResult {
             }
             BuildConfig::new(String::new(), recognise(raw, arguments.holdout)?)
         }
+        (None, Some(path)) if path.is_dir() => {
+            let path = path.display();
+            return Err(format!(
+                "{path} is a folder, expected a build configuration (.toml); to build from the \
+                 collections in it: hqseg build --auto {path} --output DATA"
+            )
+            .into());
+        }
         (None, Some(path)) => load_config(path, &arguments.overrides)?,
         (None, None) => return Err("name a build configuration or give --auto FOLDER".into()),
     };

@@ -31,12 +31,20 @@ pub(crate) struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Build a data set from raw collections; a second run continues or finds nothing to do.
+    #[command(
+        after_help = "Example:\n  hqseg build my_data.toml\n  hqseg build --auto data/raw --output data/all"
+    )]
     Build(BuildArguments),
     /// Draw a synthetic collection with exact masks, in a published collection's own layout.
+    #[command(after_help = "Example:\n  hqseg draw data/drawn --count 100 --layout ecssd")]
     Draw(DrawArguments),
     /// Download raw collections, or say where to ask for them.
+    #[command(
+        after_help = "Example:\n  hqseg fetch --list\n  hqseg fetch hqseg44k --accept-license"
+    )]
     Fetch(FetchArguments),
     /// Print what a data set holds.
+    #[command(after_help = "Example:\n  hqseg inspect data/mine --split val --row 3")]
     Inspect {
         /// Folder or URL of the data set, or its build configuration (.toml).
         dataset: String,
@@ -48,14 +56,19 @@ enum Command {
         row: u64,
     },
     /// Check this machine, a build configuration or a data set, and say what to do.
+    #[command(after_help = "Example:\n  hqseg doctor my_data.toml")]
     Doctor(doctor::DoctorArguments),
     /// Print how large images, masks and boxes of a data set are, without decoding anything.
+    #[command(after_help = "Example:\n  hqseg stats data/mine")]
     Stats(stats::StatsArguments),
     /// Measure the speed of a data set on this machine.
+    #[command(after_help = "Example:\n  hqseg bench stream data/mine --threads 2 --json")]
     Bench(bench::BenchArguments),
     /// Print the samples, prompts and pixel hashes of a rank's training steps.
+    #[command(after_help = "Example:\n  hqseg trace data/mine --steps 3 --global-batch 4")]
     Trace(trace::TraceArguments),
     /// Read every shard and compare it with the manifest; on request decode every row.
+    #[command(after_help = "Example:\n  hqseg verify data/mine --decode")]
     Verify(verify::VerifyArguments),
 }
 
@@ -102,7 +115,7 @@ struct DrawArguments {
     /// Folder to draw into; with `--layout all`, one folder per layout below it.
     output: PathBuf,
     /// Pairs per collection.
-    #[arg(long, default_value_t = 64)]
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u64).range(1..))]
     count: u64,
     /// The same seed draws the same pictures.
     #[arg(long, default_value_t = 0)]
@@ -179,4 +192,19 @@ fn draw(arguments: &DrawArguments) -> CliResult {
     draw_collection(&arguments.output, layout, arguments.count, arguments.seed)?;
     tracing::info!(folder = %arguments.output.display(), pairs = arguments.count, "drawn");
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_command_shows_an_example() {
+        use clap::CommandFactory;
+        for command in Arguments::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let name = command.get_name();
+            assert!(help.contains(&format!("Example:\n  hqseg {name} ")), "{name}: {help}");
+        }
+    }
 }

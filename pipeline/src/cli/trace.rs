@@ -48,7 +48,7 @@ pub(super) struct TraceArguments {
     #[arg(long, value_enum, default_value = "exact")]
     decode: DecodeMode,
     /// Decoding threads (default: one per core).
-    #[arg(long, default_value_t = 0)]
+    #[arg(long, default_value_t = 0, hide_default_value = true)]
     threads: usize,
     /// Print one JSON object a step.
     #[arg(long)]
@@ -146,7 +146,7 @@ fn print(out: &mut impl Write, step: &Step<'_>, json: bool) -> CliResult {
             step.step,
             step.rank,
             sample.sample_id,
-            format!("{:?}", sample.prompt),
+            sample.prompt.name(),
             sample.sha256
         )?;
     }

@@ -33,6 +33,28 @@ fn the_bytes_do_not_depend_on_the_threads() {
 }
 
 #[test]
+fn files_that_no_build_wrote_stay_as_they_are() {
+    let collection = Collection::new(6);
+    for file in ["README.md", "shards/mine.parquet", "receipts/2024.pdf", "report/mine.html"] {
+        let name = file.replace(['/', '.'], "_");
+        let path = collection.output(&name).join(file);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, "mine").unwrap();
+        let error = build(&collection.config(&name)).unwrap_err();
+        assert!(matches!(&error, BuildError::Foreign { found, .. } if found == file), "{error}");
+        assert_eq!(contents(&collection.output(&name)).len(), 1, "{file}");
+        assert_eq!(std::fs::read(&path).unwrap(), b"mine");
+    }
+    // Beside files of other names there is room for a data set, and it may be built anew.
+    std::fs::create_dir_all(collection.output("room")).unwrap();
+    std::fs::write(collection.output("room/notes.txt"), "mine").unwrap();
+    collection.build("room");
+    std::fs::remove_file(collection.output("room/manifest.json")).unwrap();
+    collection.build("room");
+    assert_eq!(std::fs::read(collection.output("room/notes.txt")).unwrap(), b"mine");
+}
+
+#[test]
 fn refused_pairs_are_listed_with_their_reason() {
     let collection = Collection::new(12);
     std::fs::remove_file(collection.mask(0)).unwrap();

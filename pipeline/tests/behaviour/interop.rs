@@ -70,3 +70,31 @@ fn datasets_and_duckdb_read_the_same_rows() {
         .collect();
     assert_eq!(counts, [18, 6, 6]);
 }
+
+/// What `docs/python.md` tells people to type.
+#[test]
+fn the_documented_blocks_read_a_data_set() {
+    let Some(python) = python() else { return };
+    let collection = Collection::new(12);
+    pipeline::build(&collection.config("data/mine")).unwrap();
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/python.md");
+    let text = std::fs::read_to_string(page).unwrap();
+    let reading = text.split("\n## ").find(|part| part.starts_with("Reading")).unwrap();
+    let blocks: Vec<&str> = reading
+        .split("```python\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert_eq!(blocks.len(), 4);
+    for block in blocks {
+        let output = Command::new(&python)
+            .args(["-c", block])
+            .current_dir(collection.folder.path())
+            .env("HF_HUB_OFFLINE", "1")
+            .env("HF_HOME", collection.output("cache"))
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{block}\n{stderr}");
+    }
+}

@@ -8,8 +8,8 @@ use object_store::{
     Error, ObjectMeta, ObjectStoreExt, PutMode, PutOptions, PutPayload, UpdateVersion,
 };
 
-use super::super::BuildError;
 use super::super::ranks::announcement_path;
+use super::super::{BuildError, CARD_FILE, QUARANTINE_FILE, REPORT_FILE};
 use super::{Output, REQUESTS_IN_FLIGHT, STAGING};
 use crate::manifest::{MANIFEST_FILE, Manifest};
 
@@ -56,6 +56,30 @@ impl Output {
         match &self.folder {
             Some(folder) => Ok(folder.root.join(STAGING).exists()),
             None => Ok(!self.list(STAGING)?.is_empty()),
+        }
+    }
+
+    /// Refuses a place with files of another origin where a build writes and cleans up: without a
+    /// manifest, a build under way or receipts, nothing there is a data set's.
+    pub(in super::super) fn refuse_foreign(&self) -> Result<(), BuildError> {
+        if self.published()?.is_some() || self.is_staging()? {
+            return Ok(());
+        }
+        let mut found = Vec::new();
+        for name in [CARD_FILE, REPORT_FILE, QUARANTINE_FILE] {
+            found.extend(self.get(name)?.map(|_| name.to_owned()));
+        }
+        for folder in ["shards", "receipts", "report"] {
+            found.extend(self.list(folder)?.into_keys().next());
+        }
+        // Asked last: another rank may have published and cleaned up in the meantime.
+        let receipts = self.list("receipts")?;
+        let is_ours = receipts.keys().any(|path| path.ends_with(".json"));
+        match found.into_iter().next() {
+            Some(found) if !is_ours => {
+                Err(BuildError::Foreign { output: self.name.clone(), found })
+            }
+            _ => Ok(()),
         }
     }
 
