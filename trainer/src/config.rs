@@ -200,6 +200,12 @@ impl PromptSection {
     }
 }
 
+/// Largest factor of the large-scale jitter; the published one is 2. Far above it a crop shows a
+/// single pixel.
+const MAX_JITTER_SCALE: f64 = 100.0;
+/// Most batches prepared ahead.
+const MAX_PREFETCH_BATCHES: usize = 1024;
+
 impl TrainConfig {
     /// The URL of the object store in which the run lies, if it does not lie in a folder.
     #[must_use]
@@ -256,6 +262,7 @@ impl TrainConfig {
             ("train.epochs", t.epochs as usize),
             ("train.global_batch", t.global_batch),
             ("train.micro_batch", t.micro_batch),
+            ("train.collective_timeout_secs", t.collective_timeout_secs as usize),
             ("data.threads", self.data.threads),
             ("data.prefetch_batches", self.data.prefetch_batches),
         ];
@@ -275,12 +282,32 @@ impl TrainConfig {
         }
         match self.augment.scale_range.as_slice() {
             [] => {}
-            [low, high] if 0.0 < *low && low <= high => {}
+            [low, high] if 0.0 < *low && low <= high && *high <= MAX_JITTER_SCALE => {}
             other => {
                 return Err(format!(
-                    "augment.scale_range must be [low, high] with 0 < low <= high, found {other:?}"
+                    "augment.scale_range must be [low, high] with 0 < low <= high <= {MAX_JITTER_SCALE}, \
+                     found {other:?}"
                 ));
             }
+        }
+        if !(t.lr_drop_factor > 0.0 && t.lr_drop_factor.is_finite()) {
+            return Err(format!(
+                "train.lr_drop_factor must be positive, found {}",
+                t.lr_drop_factor
+            ));
+        }
+        if !(t.cache_limit_gib > 0.0 && t.cache_limit_gib.is_finite()) {
+            return Err(format!(
+                "train.cache_limit_gib must be positive, found {}",
+                t.cache_limit_gib
+            ));
+        }
+        let bounds = [
+            ("data.threads", self.data.threads, pipeline::MAX_THREADS),
+            ("data.prefetch_batches", self.data.prefetch_batches, MAX_PREFETCH_BATCHES),
+        ];
+        if let Some((key, value, most)) = bounds.iter().find(|(_, value, most)| value > most) {
+            return Err(format!("{key} = {value} is more than {most}"));
         }
         if !(t.checkpoint_every_minutes >= 0.0 && t.checkpoint_every_minutes.is_finite()) {
             return Err("train.checkpoint_every_minutes must not be negative".into());

@@ -138,10 +138,12 @@ fn build(
     SamHq::from_state(encoder, loaded.state, hq, device).map_err(|error| {
         let other = found.filter(|found| found != encoder);
         let problem = match other {
+            // The list of keys would say the same, at length.
             Some(other) => format!(
-                "its encoder is {}, the configured one {}: {error}",
-                encoder_name(&other),
-                encoder_name(encoder)
+                "its encoder is {other}, the configured one {configured}: set model.encoder (or \
+                 --encoder) to the former, or name a checkpoint of the latter",
+                other = encoder_name(&other),
+                configured = encoder_name(encoder)
             ),
             None => error.to_string(),
         };

@@ -27,27 +27,43 @@ pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
     /// `cpu` or `cuda`; the launcher sets it for its ranks.
-    #[arg(long, global = true, env = "HQSAM_DEVICE")]
+    #[arg(long, global = true, env = "HQSAM_DEVICE", display_order = 900)]
     device: Option<String>,
 }
 
 #[derive(Subcommand)]
 enum Command {
     /// Train (one rank; `launch` starts several).
+    #[command(
+        after_help = "Example:\n  hqsam train my_run.toml --set train.epochs=3\n  launch --gpus 8 my_run.toml --resume"
+    )]
     Train(TrainArguments),
     /// Mask IoU and boundary IoU of the frozen SAM and of HQ-SAM, per set.
+    #[command(after_help = "Example:\n  hqsam eval runs/mine --protocol box,clicks:3")]
     Eval(eval::EvalArguments),
     /// Write the merged model for other tools, with a model card.
+    #[command(
+        after_help = "Example:\n  hqsam export runs/mine --format safetensors -o model.safetensors"
+    )]
     Export(ExportArguments),
     /// Predict masks of boxes, points and masks on images.
+    #[command(
+        after_help = "Example:\n  hqsam predict runs/mine photo.jpg --box 10,20,300,400 -o mask.png\n  hqsam predict runs/mine photos --prompts list.csv -o masks"
+    )]
     Predict(predict::PredictArguments),
     /// Segment everything on images, without prompts.
+    #[command(after_help = "Example:\n  hqsam amg runs/mine photo.jpg -o masks --overlay")]
     Amg(amg::AmgArguments),
     /// A local page to click on pictures and to look at a run.
+    #[command(after_help = "Example:\n  hqsam serve runs/mine --port 7860")]
     Serve(serve::ServeArguments),
     /// Measure the training step on drawn samples, part by part.
+    #[command(
+        after_help = "Example:\n  hqsam bench configs/hqsam_b.toml --batch 2 --steps 3 --json"
+    )]
     Bench(bench::BenchArguments),
     /// Download SAM and HQ-SAM checkpoints, such as vit_b, vit_l, vit_h.
+    #[command(after_help = "Example:\n  hqsam fetch --list\n  hqsam fetch vit_b --accept-license")]
     Fetch(FetchArguments),
 }
 
@@ -171,6 +187,16 @@ pub(crate) fn print(text: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_command_shows_an_example() {
+        use clap::CommandFactory;
+        for command in Arguments::command().get_subcommands() {
+            let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
+            let name = command.get_name();
+            assert!(help.contains(&format!("Example:\n  hqsam {name} ")), "{name}: {help}");
+        }
+    }
 
     #[test]
     fn the_url_of_a_folder_is_that_folder() {

@@ -51,6 +51,9 @@ impl EvalSection {
         if self.batch == 0 {
             return Err("eval.batch must be at least 1".into());
         }
+        if self.limit == Some(0) {
+            return Err("eval.limit must be at least 1; without it all images are taken".into());
+        }
         if self.protocols.is_empty() {
             return Err("eval.protocols is empty; [\"box\"] is the published evaluation".into());
         }

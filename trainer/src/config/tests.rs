@@ -64,6 +64,15 @@ fn departures_are_off_by_default_and_refused_by_name() {
         ("eval.protocols=[\"box\", \"box\"]", "names box twice"),
         ("eval.dilation_ratio=0.0", "eval.dilation_ratio = 0 "),
         ("eval.batch=0", "eval.batch must"),
+        ("eval.limit=0", "eval.limit must"),
+        ("train.lr_drop_factor=nan", "train.lr_drop_factor must"),
+        ("train.cache_limit_gib=nan", "train.cache_limit_gib must"),
+        ("train.collective_timeout_secs=0", "train.collective_timeout_secs must"),
+        ("augment.scale_range=[0.1, inf]", "augment.scale_range must"),
+        ("data.threads=100000", "data.threads = 100000 is more than"),
+        ("data.prefetch_batches=1000000000", "data.prefetch_batches = 1000000000 is more"),
+        ("prompt.num_points=1000000000", "prompt.num_points = 1000000000 is more than"),
+        ("prompt.prompts_per_image=1000000", "prompt.prompts_per_image = 1000000 is more"),
         ("augment.color_jitter={ hue = 0.6 }", "augment.color_jitter.hue = 0.6 "),
     ] {
         let error = load(&[setting]).unwrap_err().to_string();

@@ -108,7 +108,9 @@ impl ImagePrompt {
         };
         let refuse = |problem: String| Err(PredictError::Prompt(problem));
         let outside = |what: String| {
-            refuse(format!("{what} lies outside the image of {width} x {height} pixels"))
+            refuse(format!(
+                "{what} is not within the image of {width} x {height} pixels (width x height)"
+            ))
         };
         if let Some([x0, y0, x1, y1]) = self.box_xyxy {
             if !(x0 < x1 && y0 < y1) {

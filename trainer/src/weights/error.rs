@@ -115,6 +115,16 @@ pub enum WeightsError {
         /// Cause.
         source: io::Error,
     },
+    /// A folder of another kind.
+    #[error(
+        "{path} is a folder without model.safetensors: name a checkpoint file, or \
+         a folder that transformers saved",
+        path = path.display()
+    )]
+    Folder {
+        /// Folder.
+        path: PathBuf,
+    },
     /// The extension names no known format.
     #[error("{path}: expected a .pth, .pt, .bin, .ckpt or .safetensors file", path = path.display())]
     Extension {

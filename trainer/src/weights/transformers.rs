@@ -153,6 +153,9 @@ pub(super) fn read(folder: &Path) -> Result<StateDict, WeightsError> {
                 .into(),
         });
     }
+    if !folder.join(WEIGHTS_FILE).is_file() {
+        return Err(WeightsError::Folder { path: folder.to_owned() });
+    }
     let state = super::safetensors::read(&folder.join(WEIGHTS_FILE))?;
     Ok(state.into_iter().map(|(name, tensor)| (to_published(&name), tensor)).collect())
 }

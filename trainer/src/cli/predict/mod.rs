@@ -181,7 +181,11 @@ fn predict(
     let prompts = prompts(&task.objects, &image, predictor.logits_side())?;
     // Before the encoder runs: it is the long part.
     for prompt in &prompts {
-        prompt.check((image.height, image.width), predictor.logits_side())?;
+        let checked = prompt.check((image.height, image.width), predictor.logits_side());
+        match checked {
+            Err(error) if outputs.is_single => bail!("{}: {error}", task.image.path.display()),
+            checked => checked?,
+        }
     }
     let encoded = predictor.encode(&image)?;
     let predictions = predictor.predict(&encoded, &prompts, arguments.mode, arguments.multimask)?;

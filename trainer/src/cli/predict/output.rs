@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use dataset::raster::RgbRaster;
 use image::{ColorType, save_buffer};
 use serde::Serialize;
@@ -74,7 +74,16 @@ impl Outputs {
     ) -> Result<Self> {
         let default = if is_single { "mask.png" } else { "predictions" };
         let path = path.unwrap_or_else(|| default.into());
-        if !is_single {
+        if is_single {
+            // A lossy format would change the mask.
+            let masks = formats.is_empty() || formats.contains(&Format::Png);
+            let is_png = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("png"));
+            ensure!(
+                !masks || (is_png && !path.is_dir()),
+                "{}: the mask of one image is written as a file that ends in .png",
+                path.display()
+            );
+        } else {
             std::fs::create_dir_all(&path).with_context(|| path.display().to_string())?;
         }
         let formats = match (formats, is_coco) {
