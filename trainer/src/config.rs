@@ -252,74 +252,19 @@ impl TrainConfig {
     }
 
     fn check(&self) -> Result<(), String> {
-        let t = &self.train;
         if self.work_dir.is_some() && self.store_url().is_none() {
             return Err("work_dir is for an output in an object store; with a folder as output, \
                  everything is in that folder"
                 .into());
         }
-        let positive = [
-            ("train.epochs", t.epochs as usize),
-            ("train.global_batch", t.global_batch),
-            ("train.micro_batch", t.micro_batch),
-            ("train.collective_timeout_secs", t.collective_timeout_secs as usize),
-            ("data.threads", self.data.threads),
-            ("data.prefetch_batches", self.data.prefetch_batches),
-        ];
-        if let Some((key, _)) = positive.iter().find(|(_, value)| *value == 0) {
-            return Err(format!("{key} must be at least 1"));
-        }
+        self.check_counts()?;
+        self.train.check()?;
+        self.augment.check()?;
         if self.prompt.kinds.is_empty() {
             return Err("prompt.kinds must name at least one of box, points, noise_mask".into());
         }
         self.eval.check()?;
         self.prompt.recipe().check().map_err(|problem| format!("prompt.{problem}"))?;
-        if let Some(jitter) = &self.augment.color_jitter {
-            jitter.check().map_err(|problem| format!("augment.{problem}"))?;
-        }
-        if !(t.lr > 0.0 && t.lr.is_finite()) {
-            return Err(format!("train.lr must be positive, found {}", t.lr));
-        }
-        match self.augment.scale_range.as_slice() {
-            [] => {}
-            [low, high] if 0.0 < *low && low <= high && *high <= MAX_JITTER_SCALE => {}
-            other => {
-                return Err(format!(
-                    "augment.scale_range must be [low, high] with 0 < low <= high <= {MAX_JITTER_SCALE}, \
-                     found {other:?}"
-                ));
-            }
-        }
-        if !(t.lr_drop_factor > 0.0 && t.lr_drop_factor.is_finite()) {
-            return Err(format!(
-                "train.lr_drop_factor must be positive, found {}",
-                t.lr_drop_factor
-            ));
-        }
-        if !(t.cache_limit_gib > 0.0 && t.cache_limit_gib.is_finite()) {
-            return Err(format!(
-                "train.cache_limit_gib must be positive, found {}",
-                t.cache_limit_gib
-            ));
-        }
-        let bounds = [
-            ("data.threads", self.data.threads, pipeline::MAX_THREADS),
-            ("data.prefetch_batches", self.data.prefetch_batches, MAX_PREFETCH_BATCHES),
-        ];
-        if let Some((key, value, most)) = bounds.iter().find(|(_, value, most)| value > most) {
-            return Err(format!("{key} = {value} is more than {most}"));
-        }
-        if !(t.checkpoint_every_minutes >= 0.0 && t.checkpoint_every_minutes.is_finite()) {
-            return Err("train.checkpoint_every_minutes must not be negative".into());
-        }
-        if self.augment.copies == Some(0) {
-            return Err(
-                "augment.copies must be at least 1; leave it out for new ones each epoch".into()
-            );
-        }
-        if !(0.0..=1.0).contains(&self.augment.flip_probability) {
-            return Err("augment.flip_probability must lie in 0..1".into());
-        }
         if self.model.checkpoint.is_none() && self.model.hq_checkpoint.is_some() {
             return Err("model.hq_checkpoint needs model.checkpoint, the SAM it belongs to".into());
         }
@@ -327,6 +272,53 @@ impl TrainConfig {
             return Err("model.checkpoint is missing: name a SAM checkpoint, or set \
                  model.random_sam = true to train on random frozen weights"
                 .into());
+        }
+        Ok(())
+    }
+
+    fn check_counts(&self) -> Result<(), String> {
+        let (t, data) = (&self.train, &self.data);
+        for (key, value, most) in [
+            ("train.epochs", t.epochs as usize, usize::MAX),
+            ("train.global_batch", t.global_batch, usize::MAX),
+            ("train.micro_batch", t.micro_batch, usize::MAX),
+            ("train.collective_timeout_secs", t.collective_timeout_secs as usize, usize::MAX),
+            ("data.threads", data.threads, pipeline::MAX_THREADS),
+            ("data.prefetch_batches", data.prefetch_batches, MAX_PREFETCH_BATCHES),
+        ] {
+            if value == 0 {
+                return Err(format!("{key} must be at least 1"));
+            }
+            if value > most {
+                return Err(format!("{key} = {value} is more than {most}"));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl AugmentSection {
+    fn check(&self) -> Result<(), String> {
+        if let Some(jitter) = &self.color_jitter {
+            jitter.check().map_err(|problem| format!("augment.{problem}"))?;
+        }
+        match self.scale_range.as_slice() {
+            [] => {}
+            [low, high] if 0.0 < *low && low <= high && *high <= MAX_JITTER_SCALE => {}
+            other => {
+                return Err(format!(
+                    "augment.scale_range must be [low, high] with 0 < low <= high <= \
+                     {MAX_JITTER_SCALE}, found {other:?}"
+                ));
+            }
+        }
+        if self.copies == Some(0) {
+            return Err(
+                "augment.copies must be at least 1; leave it out for new ones each epoch".into()
+            );
+        }
+        if !(0.0..=1.0).contains(&self.flip_probability) {
+            return Err("augment.flip_probability must lie in 0..1".into());
         }
         Ok(())
     }

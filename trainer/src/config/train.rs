@@ -167,3 +167,21 @@ impl TrainSection {
         self.lr * self.lr_drop_factor.powi(i32::try_from(drops).unwrap_or(i32::MAX))
     }
 }
+
+impl TrainSection {
+    pub(super) fn check(&self) -> Result<(), String> {
+        for (key, value) in [
+            ("lr", self.lr),
+            ("lr_drop_factor", self.lr_drop_factor),
+            ("cache_limit_gib", self.cache_limit_gib),
+        ] {
+            if !(value > 0.0 && value.is_finite()) {
+                return Err(format!("train.{key} must be positive, found {value}"));
+            }
+        }
+        if !(self.checkpoint_every_minutes >= 0.0 && self.checkpoint_every_minutes.is_finite()) {
+            return Err("train.checkpoint_every_minutes must not be negative".into());
+        }
+        Ok(())
+    }
+}
