@@ -208,10 +208,12 @@ impl Build<'_> {
         report.manifest_sha256 = sha256(&manifest);
         let mut report_json = serde_json::to_vec_pretty(&report).expect("a report serialises");
         report_json.push(b'\n');
-        self.output.put(QUARANTINE_FILE, &quarantine::to_jsonl(&refusals))?;
-        self.output.put(REPORT_FILE, &report_json)?;
-        self.output.put(PAGE_FILE, &page)?;
-        self.output.put(CARD_FILE, &card)?;
+        self.output.put_all(&[
+            (QUARANTINE_FILE, &quarantine::to_jsonl(&refusals)),
+            (REPORT_FILE, &report_json),
+            (PAGE_FILE, &page),
+            (CARD_FILE, &card),
+        ])?;
         let adjusted = adjusted(receipts);
         if adjusted.is_empty() {
             self.output.remove(&[ADJUSTED_FILE.to_owned()])?;

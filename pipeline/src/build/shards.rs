@@ -1,8 +1,11 @@
 //! Writes the shards of a plan: threads decode and judge, one thread writes in order, so the
-//! bytes do not depend on the number of threads.
+//! bytes do not depend on the number of threads. A written shard is stored while the next one is
+//! decoded.
 
 use std::collections::VecDeque;
+use std::panic::resume_unwind;
 use std::sync::Arc;
+use std::thread::{Scope, ScopedJoinHandle};
 use std::time::Instant;
 
 use dataset::order::World;
@@ -52,46 +55,50 @@ pub(super) fn write_shards(
     // This thread is one of them: it decodes whenever there is nothing to write.
     let (workers, _running) = Workers::start("hqseg-build", threads.saturating_sub(1))
         .map_err(|error| BuildError::Worker { message: error.to_string() })?;
-    let own = |index| owner(index, world.world_size) == world.rank;
-    let mut shards: Vec<&ShardPlan> = plan
-        .shards
-        .iter()
-        .enumerate()
-        .filter(|(index, _)| own(*index) == (part == Part::Own))
-        .map(|(_, shard)| shard)
-        .collect();
-    if part == Part::Others {
-        shards.reverse();
-    }
+    let shards = shards_of(plan, world, part);
     let pairs = shards.iter().map(|shard| shard.pairs.len() as u64).sum();
-    let mut builder = Builder {
-        config,
-        inputs: &plan.inputs,
-        output,
-        judge: Arc::new(Judge::new(config)),
-        workers,
-        window: threads * PAIRS_PER_THREAD,
-        stops: Stops::new(config, output, plan)?,
-        // What looks hopeless in one rank's part may not be so in the whole.
-        alone: world.world_size == 1,
-        progress: progress(pairs),
-    };
-    let mut reused = 0;
-    for shard in shards {
-        let receipt = match need {
-            Need::Facts => output.receipt(shard)?,
-            Need::Shard => output.finished(shard)?,
+    let stops = Stops::new(config, output, plan)?;
+    std::thread::scope(|scope| {
+        let mut builder = Builder {
+            config,
+            inputs: &plan.inputs,
+            output,
+            judge: Arc::new(Judge::new(config)),
+            workers,
+            window: threads * PAIRS_PER_THREAD,
+            stops,
+            // What looks hopeless in one rank's part may not be so in the whole.
+            alone: world.world_size == 1,
+            progress: progress(pairs),
+            scope,
+            keeping: None,
         };
-        match receipt {
-            Some(receipt) => {
-                reused += 1;
-                builder.take(shard, &receipt)?;
+        let mut reused = 0;
+        for shard in shards {
+            let receipt = match need {
+                Need::Facts => output.receipt(shard)?,
+                Need::Shard => output.finished(shard)?,
+            };
+            match receipt {
+                Some(receipt) => {
+                    reused += 1;
+                    builder.take(shard, &receipt)?;
+                }
+                None => builder.write(shard)?,
             }
-            None => builder.write(shard)?,
         }
-    }
-    builder.progress.finish_and_clear();
-    Ok(reused)
+        builder.wait_until_kept()?;
+        builder.progress.finish_and_clear();
+        Ok(reused)
+    })
+}
+
+fn shards_of(plan: &Plan, world: World, part: Part) -> Vec<&ShardPlan> {
+    let own = |index| owner(index, world.world_size) == world.rank;
+    let shards = plan.shards.iter().enumerate();
+    let shards = shards.filter(|(index, _)| own(*index) == (part == Part::Own));
+    let shards = shards.map(|(_, shard)| shard);
+    if part == Part::Others { shards.rev().collect() } else { shards.collect() }
 }
 
 /// Applies the rules that stop a build to all its shards, in the plan's order: the same answer
@@ -165,19 +172,23 @@ impl<'a> Stops<'a> {
     }
 }
 
-struct Builder<'a> {
-    config: &'a BuildConfig,
-    inputs: &'a Inputs,
-    output: &'a Output,
+struct Builder<'scope, 'env> {
+    config: &'env BuildConfig,
+    inputs: &'env Inputs,
+    output: &'env Output,
     judge: Arc<Judge>,
     workers: Workers,
     window: usize,
-    stops: Stops<'a>,
+    stops: Stops<'env>,
     alone: bool,
     progress: ProgressBar,
+    scope: &'scope Scope<'scope, 'env>,
+    /// The shard that is made durable or uploaded while the next one is decoded. One at a time: each
+    /// holds as much of the disk as a shard.
+    keeping: Option<ScopedJoinHandle<'scope, Result<(), BuildError>>>,
 }
 
-impl Builder<'_> {
+impl<'env> Builder<'_, 'env> {
     /// Counts a shard that is finished already.
     fn take(&mut self, shard: &ShardPlan, receipt: &Receipt) -> Result<(), BuildError> {
         if self.alone {
@@ -190,7 +201,7 @@ impl Builder<'_> {
         Ok(())
     }
 
-    fn write(&mut self, shard: &ShardPlan) -> Result<(), BuildError> {
+    fn write(&mut self, shard: &'env ShardPlan) -> Result<(), BuildError> {
         let started = Instant::now();
         let scratch = self.output.scratch(shard)?;
         let cannot = BuildError::io(&scratch.path, "cannot use the file twice");
@@ -228,14 +239,23 @@ impl Builder<'_> {
         let written = writer.finish()?;
         let refused = self.stops.refused[first_refused..].to_vec();
         let receipt = Receipt::new(shard, &written, (refused, adjusted), facts);
-        self.output.keep(shard, scratch, &written)?;
-        self.output.put(&shard.receipt_path(), &receipt.to_bytes())?;
         if self.progress.is_hidden() {
             let rows_per_second = (written.rows as f64 / started.elapsed().as_secs_f64()).round();
             let (rows, refused) = (written.rows, receipt.refused.len());
             tracing::info!(shard = shard.name, rows, refused, rows_per_second, "written");
         }
+        self.wait_until_kept()?;
+        let output = self.output;
+        self.keeping = Some(self.scope.spawn(move || {
+            output.keep(shard, scratch, &written)?;
+            output.put(&shard.receipt_path(), &receipt.to_bytes())
+        }));
         Ok(())
+    }
+
+    fn wait_until_kept(&mut self) -> Result<(), BuildError> {
+        let kept = self.keeping.take().map(ScopedJoinHandle::join);
+        kept.map_or(Ok(()), |kept| kept.unwrap_or_else(|panic| resume_unwind(panic)))
     }
 
     fn refusal(&self, pair: &Pair, reason: &RejectReason) -> Refusal {

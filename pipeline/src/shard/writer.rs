@@ -81,7 +81,7 @@ impl ShardWriter {
         Ok(())
     }
 
-    /// Writes what is left and the footer, and makes the file durable.
+    /// Writes what is left and the footer. The file is whole then, but not durable.
     ///
     /// # Errors
     /// [`ShardError`] naming the file.
@@ -126,7 +126,7 @@ impl Digesting {
     }
 
     fn finish(self) -> io::Result<(u64, String)> {
-        self.file.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
+        self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
         Ok((self.bytes, crate::digest::hex(&self.digest.finalize())))
     }
 }

@@ -85,7 +85,7 @@ impl Folder {
 
     /// Writes a whole file: staged, durable, then renamed into place.
     pub(super) fn put(&self, path: &str, bytes: &[u8]) -> Result<(), BuildError> {
-        let partial = self.partial("file")?;
+        let partial = self.partial(&path.replace('/', "-"))?;
         let write = || -> std::io::Result<()> {
             let mut file = File::create(&partial)?;
             file.write_all(bytes)?;

@@ -19,6 +19,7 @@ mod publish;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::future::Future;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -138,7 +139,11 @@ impl Output {
             Some(folder) if written.rows == 0 => {
                 folder.remove(&format!("{STAGING}/{}", file_name(&scratch.path)))
             }
-            Some(folder) => folder.place(&scratch.path, self.key(&path).as_ref()),
+            Some(folder) => {
+                let cannot = BuildError::io(&scratch.path, "cannot write");
+                scratch.file.sync_all().map_err(cannot)?;
+                folder.place(&scratch.path, self.key(&path).as_ref())
+            }
             None if written.rows == 0 => Ok(()),
             None => {
                 let key = self.key(&path);
@@ -157,6 +162,17 @@ impl Output {
         let put = self.store.put(&key, PutPayload::from(bytes.to_vec()));
         self.wait(put).map_err(|error| self.failed(path, "cannot write", error))?;
         Ok(())
+    }
+
+    /// [`Output::put`] of several at once: most of the time goes to waiting.
+    pub(super) fn put_all(&self, files: &[(&str, &[u8])]) -> Result<(), BuildError> {
+        std::thread::scope(|scope| {
+            let puts = files.iter().map(|(path, bytes)| scope.spawn(|| self.put(path, bytes)));
+            let puts: Vec<_> = puts.collect();
+            let done =
+                puts.into_iter().map(|put| put.join().unwrap_or_else(|it| resume_unwind(it)));
+            done.collect()
+        })
     }
 
     /// Writes a file that is not part of the data set, for a stopped build to leave behind.
