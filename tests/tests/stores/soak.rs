@@ -120,10 +120,25 @@ fn assert_memory_is_flat(memory: &[Held], steps: u64) {
             mib(last)
         );
     }
+    for (pid, tenths) in by_tenth(memory, steps).into_iter().filter(|(_, tenths)| tenths.len() > 6)
+    {
+        println!("process {pid}, MiB by tenths of the steps: {}", tenths.join(" "));
+    }
     assert_eq!(lived.len(), 2);
     for (middle, last) in lived {
         assert!(last as f64 <= MEMORY * middle as f64, "{last} bytes after {middle}");
     }
+}
+
+/// Medians in MiB by process.
+fn by_tenth(memory: &[Held], steps: u64) -> BTreeMap<u32, Vec<String>> {
+    let mut tenths: BTreeMap<u32, Vec<String>> = BTreeMap::new();
+    for tenth in 0..10 {
+        for (pid, bytes) in medians(memory, steps * tenth / 10, steps * (tenth + 1) / 10) {
+            tenths.entry(pid).or_default().push(format!("{:.0}", mib(bytes)));
+        }
+    }
+    tenths
 }
 
 fn mib(bytes: u64) -> f64 {
