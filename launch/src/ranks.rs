@@ -18,6 +18,10 @@ use crate::protocol::Plan;
 use crate::rank_env::{HEARTBEAT_FILE, JobEnv, RankEnv};
 
 const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
+/// Of glibc: how many arenas a process allocates from.
+const MALLOC_ARENA_MAX: &str = "MALLOC_ARENA_MAX";
+/// Arenas at least, so that a rank with one thread for its arithmetic loads data undisturbed.
+const MIN_ARENAS: usize = 2;
 /// How long output of ended ranks may still be on its way.
 const DRAIN: Duration = Duration::from_secs(1);
 /// How long the last words of a failed rank are waited for.
@@ -55,9 +59,15 @@ impl Ranks {
             command.args(&job.restart_arguments);
         }
         command.envs(job.env.iter().map(|(name, value)| (name, value)));
-        if std::env::var_os(OMP_NUM_THREADS).is_none() {
-            let cores = std::thread::available_parallelism().map_or(1, usize::from);
-            command.env(OMP_NUM_THREADS, (cores / job.num_ranks).max(1).to_string());
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = (cores / job.num_ranks).max(1);
+        // By default each of many threads may get an arena, eight for every core of the machine, and
+        // each arena keeps the largest buffers that a checkpoint or a row ever took there.
+        let arenas = threads.max(MIN_ARENAS);
+        for (name, value) in [(OMP_NUM_THREADS, threads), (MALLOC_ARENA_MAX, arenas)] {
+            if std::env::var_os(name).is_none() {
+                command.env(name, value.to_string());
+            }
         }
         let rank = plan.first_rank + local_rank;
         let env = RankEnv {

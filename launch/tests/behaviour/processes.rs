@@ -10,7 +10,7 @@ use crate::support::{
 
 #[test]
 fn every_rank_has_its_environment() {
-    let output = script("3", "echo $RANK $LOCAL_RANK $ROLE_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $ROLE_WORLD_SIZE $GROUP_RANK $GROUP_WORLD_SIZE $ROLE_NAME $MASTER_ADDR $HQSAM_DEVICE $TORCHELASTIC_RESTART_COUNT $TORCHELASTIC_MAX_RESTARTS $TORCHELASTIC_USE_AGENT_STORE $TORCHELASTIC_RUN_ID $MASTER_PORT $OMP_NUM_THREADS").output().unwrap();
+    let output = script("3", "echo $RANK $LOCAL_RANK $ROLE_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $ROLE_WORLD_SIZE $GROUP_RANK $GROUP_WORLD_SIZE $ROLE_NAME $MASTER_ADDR $HQSAM_DEVICE $TORCHELASTIC_RESTART_COUNT $TORCHELASTIC_MAX_RESTARTS $TORCHELASTIC_USE_AGENT_STORE $TORCHELASTIC_RUN_ID $MASTER_PORT $OMP_NUM_THREADS $MALLOC_ARENA_MAX").output().unwrap();
     assert!(output.status.success(), "{}", stderr(&output));
     let text = stdout(&output);
     let mut lines: Vec<_> = text.lines().collect();
@@ -20,19 +20,24 @@ fn every_rank_has_its_environment() {
     let same = "3 3 3 0 1 default 127.0.0.1 cpu 0 0 False";
     let rest = lines[0].strip_prefix(&format!("0 0 0 {same} ")).unwrap_or_else(|| panic!("{text}"));
     let words: Vec<_> = rest.split(' ').collect();
-    let [run_id, port, threads] = words[..] else { panic!("{rest}") };
+    let [run_id, port, threads, arenas] = words[..] else { panic!("{rest}") };
     assert!(!run_id.is_empty());
     assert!(port.parse::<u16>().unwrap() > 0);
     assert_eq!(threads.parse::<usize>().unwrap(), (cores / 3).max(1));
+    assert_eq!(arenas.parse::<usize>().unwrap(), (cores / 3).max(2));
     for (rank, line) in lines.iter().enumerate().skip(1) {
         assert_eq!(*line, format!("[rank {rank}] {rank} {rank} {rank} {same} {rest}"));
     }
 }
 
 #[test]
-fn threads_that_the_user_set_are_kept() {
-    let output = script("1", "echo $OMP_NUM_THREADS").env("OMP_NUM_THREADS", "7").output().unwrap();
-    assert_eq!(stdout(&output), "7\n");
+fn threads_and_arenas_that_the_user_set_are_kept() {
+    let output = script("1", "echo $OMP_NUM_THREADS $MALLOC_ARENA_MAX")
+        .env("OMP_NUM_THREADS", "7")
+        .env("MALLOC_ARENA_MAX", "5")
+        .output()
+        .unwrap();
+    assert_eq!(stdout(&output), "7 5\n");
 }
 
 #[test]

@@ -8,7 +8,7 @@ pub(crate) use crate::running::{Running, end, spawn, spawn_with_stderr, stderr, 
 
 pub(crate) fn launch(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_launch"));
-    command.args(arguments).env_remove("OMP_NUM_THREADS");
+    command.args(arguments).env_remove("OMP_NUM_THREADS").env_remove("MALLOC_ARENA_MAX");
     command
 }
 
