@@ -62,6 +62,6 @@ cat >&2 <<TEXT
 Done.
   report page      $demo/data/report/index.html
   table            $run/eval/val.md
-  exported model   $run/hqsam.pth   (loads in segment-anything-hq and other tools)
+  exported model   $run/hqsam.pth   (loading models in Python: docs/python.md)
   prediction       $demo/overlay.png
 TEXT
