@@ -98,9 +98,10 @@ fn a_typed_ctrl_c_lets_ranks_save() {
 fn a_typed_ctrl_c_that_a_wrapper_passes_on_is_still_one() {
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
-    // The launcher gets it from the terminal and from the shell, as under `timeout` or a starter.
+    // The launcher gets it from the terminal and from the shell, as under `timeout` or a starter. The
+    // trap comes first: ranks may be there before a busy machine lets the shell go on.
     let command = format!(
-        r#"{LAUNCH} & trap "kill -INT $!; echo passed > passed" INT; until wait $!; do [ -e go ] && break; done; wait $!"#
+        r#"trap 'kill -INT $!; echo passed > passed' INT; {LAUNCH} & until wait $!; do [ -e go ] && break; done; wait $!"#
     );
     let Some(mut terminal) = Terminal::run(&command, folder) else { return };
     terminal.type_ctrl_c();
