@@ -278,11 +278,12 @@ fn what_cannot_be_predicted_is_said_in_one_line() {
     std::fs::create_dir(folder.join("empty")).unwrap();
     let model = SamHq::random(&EncoderConfig::Vit(vit(256)), 4, Device::Cpu);
     save_pth(&folder.join("model.pth"), &model.state_dict()).unwrap();
-    let cases: [(&[&str], &str); 8] = [
-        (&["a.png", "--box", "1,1,500,20"], "outside the image of 120 x 90"),
-        (&["a.png", "--point", "121,1"], "outside the image of 120 x 90"),
+    let cases: [(&[&str], &str); 9] = [
+        (&["a.png", "--box", "1,1,500,20"], "not within the image of 120 x 90"),
+        (&["a.png", "--point", "121,1"], "not within the image of 120 x 90"),
         (&["a.png", "--box", "9,9,9,20"], "is empty"),
         (&["a.png"], "no prompt"),
+        (&["a.png", "--box", "1,1,9,9", "-o", "mask.jpg"], "mask.jpg: the mask of one image"),
         (&["a.png", "--mask", "other.png"], "120 x 80 pixels, the image 120 x 90"),
         (&["a.png", "--box", "1,1,9,9", "--box", "2,2,9,9", "--point", "1,1"], "--object"),
         (&["empty", "--box", "1,1,9,9"], "no image in this folder"),
