@@ -151,7 +151,7 @@ fn everything_else_is_refused_with_a_status_and_one_line() {
         (prompt, b"{\"points\": [[1, 2]]}", 400, "no prompt"),
         (prompt, b"{\"points\": [[5, 5, 7]]}", 400, "label"),
         (prompt, b"{}", 422, "no prompt"),
-        (prompt, b"{\"box\": [1, 1, 900, 20]}", 422, "outside the image of 320 x 240"),
+        (prompt, b"{\"box\": [1, 1, 900, 20]}", 422, "not within the image of 320 x 240"),
         (prompt, b"{\"points\": [[5, 5, 1]], \"refine\": 77}", 404, "no longer kept"),
         (
             "POST /api/images/99/masks\nContent-Type: application/json",
