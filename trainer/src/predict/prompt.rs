@@ -209,7 +209,7 @@ mod tests {
     fn what_cannot_be_used_is_named() {
         let in_box = |corners| ImagePrompt { box_xyxy: Some(corners), ..ImagePrompt::default() };
         let error = problem(&in_box([1.0, 1.0, 50.0, 5.0]));
-        assert!(error.contains("outside the image of 10 x 10"), "{error}");
+        assert!(error.contains("not within the image of 10 x 10"), "{error}");
         assert!(problem(&in_box([5.0, 1.0, 5.0, 5.0])).contains("is empty"));
         assert!(problem(&ImagePrompt::default()).contains("no prompt"));
         let mask = Some(MaskInput { side: 64, values: vec![0.0; 64 * 64] });
