@@ -24,7 +24,9 @@ impl Terminal {
             skip("there is no script(1), which util-linux has");
             return None;
         }
-        let child = Command::new("script")
+        // Started in the background, a test ignores SIGINT, and a shell that begins like that has no trap.
+        let child = Command::new("env")
+            .args(["--default-signal=INT", "script"])
             .args(["--quiet", "--return", "--flush", "--command", command, "/dev/null"])
             .env("LAUNCH", env!("CARGO_BIN_EXE_launch"))
             .env("SHELL", "/bin/sh")
