@@ -45,7 +45,7 @@ pub use config::{ConfigError, load_config};
 pub use manifest::Manifest;
 pub use store::{RemoteFolder, StoreError};
 pub use stream::{
-    Batch, Dataset, DecodeMode, EvalSample, EvalStream, Position, StreamError, TrainRecipe,
-    TrainStream,
+    Batch, Dataset, DecodeMode, EvalSample, EvalStream, MAX_PREFETCH_BATCHES, Position,
+    StreamError, TrainRecipe, TrainStream,
 };
 pub use workers::MAX_THREADS;

@@ -279,7 +279,10 @@ fn what_cannot_be_predicted_is_said_in_one_line() {
     let model = SamHq::random(&EncoderConfig::Vit(vit(256)), 4, Device::Cpu);
     save_pth(&folder.join("model.pth"), &model.state_dict()).unwrap();
     let cases: [(&[&str], &str); 9] = [
-        (&["a.png", "--box", "1,1,500,20"], "not within the image of 120 x 90"),
+        (
+            &["a.png", "--box", "1,1,500,20"],
+            "a.png: the box 1,1,500,20 is not within the image of 120 x 90",
+        ),
         (&["a.png", "--point", "121,1"], "not within the image of 120 x 90"),
         (&["a.png", "--box", "9,9,9,20"], "is empty"),
         (&["a.png"], "no prompt"),

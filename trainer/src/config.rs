@@ -203,8 +203,6 @@ impl PromptSection {
 /// Largest factor of the large-scale jitter; the published one is 2. Far above it a crop shows a
 /// single pixel.
 const MAX_JITTER_SCALE: f64 = 100.0;
-/// Most batches prepared ahead.
-const MAX_PREFETCH_BATCHES: usize = 1024;
 
 impl TrainConfig {
     /// The URL of the object store in which the run lies, if it does not lie in a folder.
@@ -284,7 +282,7 @@ impl TrainConfig {
             ("train.micro_batch", t.micro_batch, usize::MAX),
             ("train.collective_timeout_secs", t.collective_timeout_secs as usize, usize::MAX),
             ("data.threads", data.threads, pipeline::MAX_THREADS),
-            ("data.prefetch_batches", data.prefetch_batches, MAX_PREFETCH_BATCHES),
+            ("data.prefetch_batches", data.prefetch_batches, pipeline::MAX_PREFETCH_BATCHES),
         ] {
             if value == 0 {
                 return Err(format!("{key} must be at least 1"));

@@ -3,31 +3,23 @@
 //! read below them, and no plane of the whole picture is ever in memory. The pixels are
 //! libjpeg-turbo's, whose transforms and colour conversion are used.
 
+mod component;
 mod reduced;
 
 use std::ops::Range;
-use std::sync::Arc;
 
-use libjpeg_turbo_rs::common::huffman_table::HuffmanTable;
-use libjpeg_turbo_rs::decode::idct_scaled::{idct_1x1, idct_2x2};
 use libjpeg_turbo_rs::decode::marker::{JpegMetadata, MarkerReader};
 use libjpeg_turbo_rs::simd::{SimdRoutines, detect};
 
 use pulp::x86::V3;
 use pulp::{Arch, Simd, WithSimd};
 
-use self::reduced::idct_4x4;
-use super::entropy::{Bits, Damaged, Strides};
+use self::component::{Component, STRIPS_HELD};
+use super::entropy::{Bits, Damaged};
 use crate::resample::Rows;
 
 /// Narrower pictures have borders that libjpeg-turbo upsamples in ways of their own.
 const MIN_WIDTH: usize = 16;
-/// Strips that a plane holds: upsampling reads one row beyond a strip, above it or below.
-const STRIPS_HELD: usize = 2;
-
-/// Coefficients and the steps of their quantisation to 8 x 8 samples.
-type Transform = fn(&[i16; 64], &[u16; 64], &mut [u8; 64]);
-
 /// How chroma gets to the size of luma.
 #[derive(Clone, Copy, PartialEq)]
 enum Upsampling {
@@ -37,24 +29,6 @@ enum Upsampling {
     Across,
     /// Twice as wide and twice as high.
     Both,
-}
-
-/// One of Y, Cb and Cr.
-struct Component {
-    /// Blocks of an MCU, across and down.
-    across: usize,
-    down: usize,
-    /// Side of a block once transformed: 8, less in a scaled decode.
-    side: usize,
-    quantisation: [u16; 64],
-    dc: Arc<HuffmanTable>,
-    ac: Arc<HuffmanTable>,
-    strides: Box<Strides>,
-    /// The DC value of the block before.
-    predictor: i16,
-    /// The strips, in turn.
-    samples: Vec<u8>,
-    stride: usize,
 }
 
 /// The rows of one file.
@@ -270,93 +244,6 @@ fn sampling(metadata: &JpegMetadata) -> Option<[(u8, u8); 3]> {
     let factors: Vec<_> =
         frame.iter().map(|it| (it.horizontal_sampling, it.vertical_sampling)).collect();
     factors.try_into().ok()
-}
-
-impl Component {
-    fn new(
-        metadata: &JpegMetadata,
-        index: usize,
-        (across, down): (usize, usize),
-        side: usize,
-        mcus_across: usize,
-    ) -> Option<Self> {
-        let (frame, scan) = (&metadata.frame.components[index], &metadata.scan.components[index]);
-        let table = metadata.quant_tables.get(usize::from(frame.quant_table_index))?.as_ref()?;
-        let dc = metadata.dc_huffman_tables.get(usize::from(scan.dc_table_index))?.clone()?;
-        let ac = metadata.ac_huffman_tables.get(usize::from(scan.ac_table_index))?.clone()?;
-        let stride = mcus_across * across * side;
-        let samples = vec![0; stride * down * side * STRIPS_HELD];
-        let (strides, quantisation) = (Strides::new(&ac), table.values);
-        Some(Self {
-            across,
-            down,
-            side,
-            quantisation,
-            dc,
-            ac,
-            strides,
-            predictor: 0,
-            samples,
-            stride,
-        })
-    }
-
-    fn strip_height(&self) -> usize {
-        self.down * self.side
-    }
-
-    fn row(&self, y: usize) -> &[u8] {
-        let held = y % (STRIPS_HELD * self.strip_height());
-        &self.samples[held * self.stride..(held + 1) * self.stride]
-    }
-
-    /// Writes a block whose first sample is the one at `at`. `flat` blocks have a DC value only.
-    #[inline(always)]
-    fn transform(
-        &mut self,
-        coefficients: &[i16; 64],
-        flat: bool,
-        (idct, simd): (Transform, Option<V3>),
-        at: usize,
-    ) {
-        let (samples, table) = (&mut self.samples[at..], &self.quantisation);
-        let level = if flat { flat_level(coefficients[0], table[0]) } else { None };
-        match (self.side, level) {
-            (8, Some(level)) => write::<8>(&[level; 64], samples, self.stride),
-            (8, None) => {
-                let mut block = [0; 64];
-                idct(coefficients, table, &mut block);
-                write::<8>(&block, samples, self.stride);
-            }
-            (4, Some(level)) => write::<4>(&[level; 16], samples, self.stride),
-            (4, None) => {
-                let mut block = [0; 16];
-                idct_4x4(simd, coefficients, table, &mut block);
-                write::<4>(&block, samples, self.stride);
-            }
-            (2, Some(level)) => write::<2>(&[level; 4], samples, self.stride),
-            (2, None) => {
-                let mut block = [0; 4];
-                idct_2x2(coefficients, table, &mut block);
-                write::<2>(&block, samples, self.stride);
-            }
-            _ => samples[0] = idct_1x1(coefficients, table),
-        }
-    }
-}
-
-/// What all samples of a block come to that has a DC value only, whatever its size. `None` beyond
-/// what pictures have, where the transforms differ in how they overflow.
-fn flat_level(dc: i16, quantisation: u16) -> Option<u8> {
-    let level = i32::from(dc) * i32::from(quantisation);
-    (-8192..8192).contains(&level).then(|| (((level + 4) >> 3) + 128).clamp(0, 255) as u8)
-}
-
-#[inline(always)]
-fn write<const SIDE: usize>(block: &[u8], samples: &mut [u8], stride: usize) {
-    for (row, values) in block.as_chunks::<SIDE>().0.iter().enumerate() {
-        samples[row * stride..row * stride + SIDE].copy_from_slice(values);
-    }
 }
 
 /// [`Strips::decode_strip`], compiled for the processor at hand. No closure: one that borrows is

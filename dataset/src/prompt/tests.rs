@@ -17,6 +17,13 @@ fn square(size: usize, from: usize, to: usize) -> Mask255 {
 }
 
 #[test]
+fn kinds_are_printed_as_configurations_name_them() {
+    for kind in PromptRecipe::default().kinds {
+        assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+    }
+}
+
+#[test]
 fn permuted_numbers_are_row_major_foreground_pixels() {
     let mask = square(5, 2, 4);
     assert_eq!(

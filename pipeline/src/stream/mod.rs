@@ -46,5 +46,5 @@ pub use eval::{EvalSample, EvalStream};
 pub(crate) use location::{Place, resolve};
 pub use pixels::PixelBuffer;
 pub use sample::DecodeMode;
-pub use train::{Batch, Position, TrainRecipe, TrainStream};
+pub use train::{Batch, MAX_PREFETCH_BATCHES, Position, TrainRecipe, TrainStream};
 pub use verify::{DamagedShard, VerifyOptions, verify};

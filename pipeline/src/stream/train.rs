@@ -1,5 +1,7 @@
 //! Training batches of one rank.
 
+mod check;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -10,12 +12,13 @@ use dataset::color_jitter::ColorJitter;
 use dataset::order::{Order, World, steps_per_epoch};
 use dataset::prompt::{Prompt, PromptRecipe};
 
+pub use self::check::MAX_PREFETCH_BATCHES;
+use self::check::check;
 use super::StreamError;
 use super::dataset::Dataset;
 use super::fetch::{Samples, broken};
 use super::pixels::{PixelBuffer, Places, Pool};
 use super::sample::{DecodeMode, Place, SampleRecipe, TrainSample, prepare};
-use crate::workers::MAX_THREADS;
 
 /// What to stream and what to do to each sample.
 #[derive(Clone, Debug)]
@@ -338,66 +341,4 @@ impl From<&TrainRecipe> for SampleRecipe {
             decode: recipe.decode,
         }
     }
-}
-
-/// Most rows and columns of a sample; SAM's are 1,024.
-const MAX_OUTPUT_SIZE: usize = 8192;
-/// Most batches prepared ahead.
-const MAX_PREFETCH_BATCHES: usize = 1024;
-
-fn check(
-    dataset: &Dataset,
-    recipe: &TrainRecipe,
-    world: &World,
-    num_samples: u64,
-    start: Position,
-    steps_per_epoch: u64,
-) -> Result<(), StreamError> {
-    let global_batch = recipe.global_batch;
-    let message = if global_batch < world.world_size {
-        format!(
-            "a global batch of {global_batch} leaves some of {} ranks without a sample: use a \
-             larger one (`train.global_batch`, `--global-batch`)",
-            world.world_size
-        )
-    } else if steps_per_epoch == 0 {
-        format!(
-            "a global batch of {global_batch} is more than the split's {num_samples} samples: use \
-             a smaller one (`train.global_batch`, `--global-batch`)"
-        )
-    } else if start.step > steps_per_epoch {
-        format!(
-            "step {} of epoch {}: an epoch has {steps_per_epoch} steps",
-            start.step, start.epoch
-        )
-    } else if !(0.0..=1.0).contains(&recipe.flip_probability) {
-        format!("flip_probability {} is not within 0..=1", recipe.flip_probability)
-    } else if !(1..=MAX_OUTPUT_SIZE).contains(&recipe.output_size) {
-        format!("a size of {} is not within 1..={MAX_OUTPUT_SIZE}", recipe.output_size)
-    } else if recipe.threads > MAX_THREADS {
-        format!("{} threads are more than {MAX_THREADS}", recipe.threads)
-    } else if recipe.prefetch_batches > MAX_PREFETCH_BATCHES {
-        format!(
-            "{} batches prepared ahead are more than {MAX_PREFETCH_BATCHES}",
-            recipe.prefetch_batches
-        )
-    } else if let Err(message) = recipe.prompts.check() {
-        message
-    } else if let Some(Err(message)) = recipe.color_jitter.map(|jitter| jitter.check()) {
-        message
-    } else if let Some(jitter) =
-        recipe.jitter.filter(|jitter| jitter.output_size != recipe.output_size)
-    {
-        format!(
-            "the jitter makes {} pixels but output_size is {}",
-            jitter.output_size, recipe.output_size
-        )
-    } else {
-        return Ok(());
-    };
-    Err(StreamError::Settings {
-        location: dataset.location().to_owned(),
-        split: recipe.split.clone(),
-        message,
-    })
 }

@@ -166,9 +166,7 @@ impl TrainSection {
         let drops = epoch.checked_div(self.lr_drop_epoch).unwrap_or(0);
         self.lr * self.lr_drop_factor.powi(i32::try_from(drops).unwrap_or(i32::MAX))
     }
-}
 
-impl TrainSection {
     pub(super) fn check(&self) -> Result<(), String> {
         for (key, value) in [
             ("lr", self.lr),

@@ -1,8 +1,10 @@
-use libjpeg_turbo_rs::decode::idct_scaled;
+use libjpeg_turbo_rs::decode::idct_scaled::{self, idct_1x1, idct_2x2};
 use libjpeg_turbo_rs::decode::upsample::fancy_h2v2_row;
 use libjpeg_turbo_rs::{Decoder, Encoder, PixelFormat, ScalingFactor, Subsampling};
 use proptest::prelude::*;
 
+use super::component::flat_level;
+use super::reduced::idct_4x4;
 use super::*;
 use crate::rng::{Draw, sample_rng};
 

@@ -59,10 +59,9 @@ impl Output {
         }
     }
 
-    /// Refuses a place with files of another origin where a build writes and cleans up: without a
-    /// manifest, a build under way or receipts, nothing there is a data set's.
+    /// Refuses a place with files of another origin where a build writes and cleans up.
     pub(in super::super) fn refuse_foreign(&self) -> Result<(), BuildError> {
-        if self.published()?.is_some() || self.is_staging()? {
+        if self.is_a_data_set()? {
             return Ok(());
         }
         let mut found = Vec::new();
@@ -72,15 +71,21 @@ impl Output {
         for folder in ["shards", "receipts", "report"] {
             found.extend(self.list(folder)?.into_keys().next());
         }
-        // Asked last: another rank may have published and cleaned up in the meantime.
-        let receipts = self.list("receipts")?;
-        let is_ours = receipts.keys().any(|path| path.ends_with(".json"));
         match found.into_iter().next() {
-            Some(found) if !is_ours => {
+            // Another rank may have begun between the two questions, and what was found be its.
+            Some(found) if !self.is_a_data_set()? => {
                 Err(BuildError::Foreign { output: self.name.clone(), found })
             }
             _ => Ok(()),
         }
+    }
+
+    /// Whether a build was here: there is a manifest, a build under way, or a receipt.
+    fn is_a_data_set(&self) -> Result<bool, BuildError> {
+        let is_receipt = |path: &String| path.ends_with(".json");
+        Ok(self.is_staging()?
+            || self.published()?.is_some()
+            || self.list("receipts")?.keys().any(is_receipt))
     }
 
     /// Puts the manifest in the place of `before`, the one that was there when this build started.

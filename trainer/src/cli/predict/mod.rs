@@ -120,7 +120,9 @@ pub(crate) fn run(arguments: &PredictArguments, device: Device) -> Result<()> {
         bar.inc(1);
         match done {
             Ok(()) => {}
-            Err(error) if is_single => return Err(error),
+            Err(error) if is_single => {
+                return Err(error.context(task.image.path.display().to_string()));
+            }
             Err(error) => {
                 failed += 1;
                 bar.suspend(|| tracing::warn!("{}: {error:#}", task.image.path.display()));
@@ -172,20 +174,14 @@ fn predict(
     outputs: &mut Outputs,
 ) -> Result<()> {
     let image = read_image(&task.image.path).map_err(|error| match error {
-        // The caller names the file of several images.
-        trainer::predict::PredictError::Image { problem, .. } if !outputs.is_single => {
-            anyhow::anyhow!(problem)
-        }
+        // The caller names the file.
+        trainer::predict::PredictError::Image { problem, .. } => anyhow::anyhow!(problem),
         error => error.into(),
     })?;
     let prompts = prompts(&task.objects, &image, predictor.logits_side())?;
     // Before the encoder runs: it is the long part.
     for prompt in &prompts {
-        let checked = prompt.check((image.height, image.width), predictor.logits_side());
-        match checked {
-            Err(error) if outputs.is_single => bail!("{}: {error}", task.image.path.display()),
-            checked => checked?,
-        }
+        prompt.check((image.height, image.width), predictor.logits_side())?;
     }
     let encoded = predictor.encode(&image)?;
     let predictions = predictor.predict(&encoded, &prompts, arguments.mode, arguments.multimask)?;
