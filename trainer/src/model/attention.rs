@@ -4,6 +4,7 @@
 use tch::{Device, Tensor};
 
 use super::config::VitConfig;
+use super::dot_product_attention::DotProductAttention;
 use super::layers::{Linear, Source};
 use super::windows::Windows;
 use crate::weights::WeightsError;
@@ -14,6 +15,8 @@ use crate::weights::WeightsError;
 const BIAS_VALUES_CPU: i64 = 1 << 22;
 /// The same on a GPU, where few large calls matter more.
 const BIAS_VALUES_GPU: i64 = 1 << 28;
+
+const NO_BIAS: Option<&Tensor> = None;
 
 /// Multi-head attention.
 pub(crate) struct Attention {
@@ -78,25 +81,23 @@ impl Attention {
         let qkv = qkv.view([batch, tokens, 3, heads, head_dim]);
         let [q, k, v] = [0, 1, 2].map(|part| qkv.select(2, part).transpose(1, 2));
         let Some(positions) = &self.positions else {
-            return fused_attention(&q, &k, &v, None).transpose(1, 2).flatten(2, 3);
+            let attended =
+                Tensor::scaled_dot_product_attention(&q, &k, &v, NO_BIAS, 0.0, false, None, false);
+            return attended.transpose(1, 2).flatten(2, 3);
         };
         let bias = positions.bias(&qkv.select(2, 0), height, width);
+        let attention = DotProductAttention::new(q, k, v);
         let attended = qkv.new_empty([batch, tokens, heads, head_dim], (qkv.kind(), qkv.device()));
         let chunk = Chunk::new([batch, heads, height], width, qkv.device());
         for [images, heads, rows] in chunk.ranges([batch, heads, height]) {
-            let part = |x: &Tensor| x.narrow(0, images.0, images.1).narrow(1, heads.0, heads.1);
             let queries = (rows.0 * width, rows.1 * width);
             let mask = bias.rows(images, heads, rows);
-            let q = part(&q).narrow(2, queries.0, queries.1);
-            let result = fused_attention(&q, &part(&k), &part(&v), Some(&mask));
-            part(&attended.transpose(1, 2)).narrow(2, queries.0, queries.1).copy_(&result);
+            let result = attention.attend([images, heads, queries], mask);
+            let part = attended.narrow(0, images.0, images.1).narrow(2, heads.0, heads.1);
+            part.narrow(1, queries.0, queries.1).copy_(&result.transpose(1, 2));
         }
         attended.flatten(2, 3)
     }
-}
-
-fn fused_attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>) -> Tensor {
-    Tensor::scaled_dot_product_attention(q, k, v, mask, 0.0, false, None, false)
 }
 
 /// First index and number.

@@ -15,6 +15,7 @@ use tch::Tensor;
 
 mod attention;
 mod config;
+mod dot_product_attention;
 mod encoders;
 mod flops;
 mod image_encoder;

@@ -4,6 +4,7 @@
 use tch::{Kind, Tensor};
 
 use super::config::TinyVitConfig;
+use super::dot_product_attention::DotProductAttention;
 use super::layers::{
     FoldedConv, LAYER_NORM_EPS, LayerNorm, Linear, Neck, Source, bhwc, gelu_in_place,
 };
@@ -205,8 +206,7 @@ impl AttentionBlock {
         let qkv =
             qkv.view([-1, self.window_size.pow(2), self.num_heads, 3, size[3] / self.num_heads]);
         let [q, k, v] = [0, 1, 2].map(|part| qkv.select(3, part).transpose(1, 2));
-        let bias = Some(&self.bias);
-        let x = Tensor::scaled_dot_product_attention(&q, &k, &v, bias, 0.0, false, None, false);
+        let x = DotProductAttention::new(q, k, v).attend_all(&self.bias);
         self.proj.forward(&windows.join(&x.transpose(1, 2).flatten(2, 3)))
     }
 }
