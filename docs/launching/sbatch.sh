@@ -6,8 +6,10 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=8
 #SBATCH --signal=TERM@120
+#SBATCH --requeue --open-mode=append
 # --gpus-per-node and not --gpus-per-task: every task must see all GPUs of its node and takes the
 # one of its local rank. TERM two minutes before the limit: the ranks save and end.
 set -euo pipefail
 export OMP_NUM_THREADS=${SLURM_CPUS_PER_TASK:-1}
-exec srun --kill-on-bad-exit=1 "${HQSAM:-hqsam}" train "$@"
+# --resume: a job that is queued again, or submitted again, goes on; where there is no run it begins.
+exec srun --kill-on-bad-exit=1 "${HQSAM:-hqsam}" train "$@" --resume

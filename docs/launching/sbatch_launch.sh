@@ -6,7 +6,11 @@
 #SBATCH --gpus-per-node=8
 #SBATCH --cpus-per-task=64
 #SBATCH --signal=B:TERM@120
+#SBATCH --requeue --open-mode=append
 set -euo pipefail
+# A job that is queued again, or submitted again, goes on; where there is no run it begins. A command
+# behind `--` has to see to that itself.
+[[ ${1:-} == -- ]] || set -- --resume "$@"
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # LAUNCH_RANKS: `--procs 2`, say, where there are no GPUs.
 export LAUNCH=${LAUNCH:-launch} LAUNCH_RANKS=${LAUNCH_RANKS:---gpus auto} HEAD=$head:29400

@@ -219,6 +219,7 @@ impl Round<'_> {
     fn hung(&self, silent: Silent) -> Failure {
         let last = match silent.step {
             Some(step) => format!("its last step was {step}"),
+            None if silent.has_beaten => "before its first step".to_owned(),
             None => "it never beat".to_owned(),
         };
         let line = format!(
@@ -249,10 +250,8 @@ impl Round<'_> {
                 let tail = self.ranks.last_words(local_rank);
                 let rank = self.plan.first_rank + local_rank;
                 let mut line = format!("rank {rank} of {} failed: {reason}", self.plan.world_size);
-                match tail.last() {
-                    Some(last) => line.extend([": ", last.trim()]),
-                    None if rank == 0 => line.push_str("; its own output above says why"),
-                    None => {}
+                if let Some(last) = tail.last() {
+                    line.extend([": ", last.trim()]);
                 }
                 self.fail(Failure::of_rank(line, code, tail, after), report);
             }

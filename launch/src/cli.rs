@@ -8,11 +8,16 @@ use clap::Parser;
 
 use crate::gpus;
 use crate::job::{Endpoint, Job, Nodes};
+use crate::processes::KILLED;
+use crate::ranks::DRAIN;
 
 /// Tells `hqsam` which device to use: `cuda` or `cpu`.
 const DEVICE_VARIABLE: &str = "HQSAM_DEVICE";
 /// The program that trains a CONFIG.
 const TRAINER: &str = "hqsam";
+/// By default, nothing of a failed job is left after ten seconds.
+const GRACE_SECS: u64 = 6;
+const _: () = assert!(GRACE_SECS + KILLED.as_secs() + DRAIN.as_secs() <= 10);
 
 /// Starts one process per GPU, or a number of processes, and watches them.
 #[derive(Debug, Parser)]
@@ -30,7 +35,7 @@ pub struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub procs: Option<u16>,
     /// Seconds that the other processes get to end after one failed
-    #[arg(long, value_name = "SECONDS", default_value_t = 8)]
+    #[arg(long, value_name = "SECONDS", default_value_t = GRACE_SECS)]
     pub grace: u64,
     /// Starts all processes again when one failed, up to R times, from the last checkpoint
     #[arg(long, value_name = "R", default_value_t = 0)]
@@ -45,8 +50,8 @@ pub struct Arguments {
     /// Replaces one value of CONFIG
     #[arg(long = "set", value_name = "A.B=C")]
     pub set: Vec<String>,
-    /// Continues the run from its last checkpoint
-    #[arg(long)]
+    /// Continues the run from its last checkpoint, or begins it where there is none
+    #[arg(long, overrides_with = "resume")]
     pub resume: bool,
     /// Any command instead of CONFIG
     #[arg(last = true, conflicts_with_all = ["config", "set", "resume"])]
@@ -65,13 +70,14 @@ pub struct NetworkArguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub nnodes: Option<u16>,
     /// This machine, from 0
-    #[arg(long, value_name = "K")]
+    // Without --nnodes every machine would train by itself.
+    #[arg(long, value_name = "K", requires = "nnodes")]
     pub node_rank: Option<u16>,
     /// Where node 0 listens for the others, as they reach it
-    #[arg(long, value_name = "HOST:PORT", value_parser = endpoint)]
+    #[arg(long, value_name = "HOST:PORT", value_parser = endpoint, requires = "nnodes")]
     pub rdzv_endpoint: Option<Endpoint>,
     /// Name of the job, so that two jobs at one endpoint do not mix
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", requires = "nnodes")]
     pub rdzv_id: Option<String>,
     /// How long machines wait for each other
     #[arg(long, value_name = "SECONDS", default_value_t = 600)]
@@ -203,15 +209,15 @@ fn ranks(arguments: &Arguments) -> Result<(usize, &'static str), ArgumentError> 
 /// The machines; `None` where this is the only one.
 fn nodes(network: &NetworkArguments) -> Result<Option<Nodes>, ArgumentError> {
     let nnodes = network.nnodes.unwrap_or(1);
+    if let Some(node_rank) = network.node_rank.filter(|&rank| rank >= nnodes) {
+        return Err(ArgumentError::NodeRank { node_rank, nnodes });
+    }
     if nnodes == 1 {
         return Ok(None);
     }
     let missing = |missing| ArgumentError::HalfNetwork { nnodes, missing };
     let node_rank = network.node_rank.ok_or_else(|| missing("--node-rank K"))?;
     let endpoint = network.rdzv_endpoint.clone();
-    if node_rank >= nnodes {
-        return Err(ArgumentError::NodeRank { node_rank, nnodes });
-    }
     Ok(Some(Nodes {
         num_nodes: nnodes.into(),
         node_rank: node_rank.into(),

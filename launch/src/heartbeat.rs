@@ -13,8 +13,10 @@ pub(crate) struct Silent {
     pub(crate) local_rank: usize,
     /// For how long.
     pub(crate) silence: Duration,
-    /// Its last step; `None`: it never beat.
+    /// Its last step; `None`: it has begun none.
     pub(crate) step: Option<u64>,
+    /// Whether it ever beat.
+    pub(crate) has_beaten: bool,
 }
 
 /// Watches the heartbeat files of one round.
@@ -72,7 +74,8 @@ impl Heartbeats {
             };
             let silence = now.saturating_duration_since(rank.changed);
             let hung = alive(local_rank) && silence > timeout;
-            hung.then_some(Silent { local_rank, silence, step: rank.step })
+            let has_beaten = rank.seen.is_some();
+            hung.then_some(Silent { local_rank, silence, step: rank.step, has_beaten })
         };
         self.ranks
             .iter()
@@ -129,7 +132,7 @@ mod tests {
         let silence = late - start;
         assert_eq!(
             beats.look(late, |_| true),
-            Some(Silent { local_rank: 1, silence, step: Some(4) })
+            Some(Silent { local_rank: 1, silence, step: Some(4), has_beaten: true })
         );
         assert_eq!(beats.look(late, |rank| rank != 1).map(|one| one.local_rank), Some(0));
         // A beat without a step is a sign of life all the same.
@@ -145,6 +148,11 @@ mod tests {
         let mut beats = Heartbeats::new(folder.path(), 1, Some(5 * SECOND), start);
         assert_eq!(beats.look(start + 5 * SECOND, |_| true), None);
         let silent = beats.look(start + 6 * SECOND, |_| true).unwrap();
-        assert_eq!((silent.step, silent.silence), (None, 6 * SECOND));
+        assert_eq!((silent.step, silent.silence, silent.has_beaten), (None, 6 * SECOND, false));
+        // It loads or waits.
+        std::fs::write(folder.path().join("0"), "- 0\n").unwrap();
+        assert_eq!(beats.look(start + 6 * SECOND, |_| true), None);
+        let silent = beats.look(start + 12 * SECOND, |_| true).unwrap();
+        assert_eq!((silent.step, silent.silence, silent.has_beaten), (None, 6 * SECOND, true));
     }
 }

@@ -3,12 +3,8 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Sender, channel};
 use std::time::{Duration, Instant};
-
-use signal_hook::consts::SIGHUP;
 
 use crate::agent::{Agent, End, Event};
 use crate::coordinator::{Coordinator, Settings};
@@ -18,7 +14,7 @@ use crate::host::{self, Host, Input, LOCAL};
 use crate::member;
 use crate::processes::Mark;
 use crate::protocol::{Join, Order, VERSION, Verdict};
-use crate::rank_env::{StopRequest, watch_stop_requests};
+use crate::rank_env::{StopRequest, ignore_hang_up, watch_stop_requests};
 use crate::restarts::PastRound;
 
 /// What to run, and how often.
@@ -242,8 +238,7 @@ fn system(what: &'static str) -> impl Fn(std::io::Error) -> JobError {
 }
 
 fn watch_signals(events: Sender<Event>) -> std::io::Result<()> {
-    // Closing the terminal must not end a training.
-    signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false)))?;
+    ignore_hang_up()?;
     watch_stop_requests(move |request| {
         let (StopRequest::First(signal) | StopRequest::Again(signal)) = request;
         // The receiver is gone only when the job is over.

@@ -32,6 +32,7 @@ mod protocol;
 pub mod rank_env;
 mod ranks;
 pub mod restarts;
+mod terminal;
 
 use std::io::Write;
 

@@ -18,21 +18,15 @@ pub(crate) struct Tail(Arc<Mutex<Lines>>);
 struct Lines {
     whole: VecDeque<String>,
     partial: Vec<u8>,
+    /// A carriage return came last: what follows, but for a line's end, is written over the line.
+    is_returned: bool,
 }
 
 impl Tail {
     fn push(&self, bytes: &[u8]) {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for part in bytes.split_inclusive(|&byte| byte == b'\n') {
-            let room = KEPT_BYTES.saturating_sub(lines.partial.len());
-            lines.partial.extend_from_slice(&part[..part.len().min(room)]);
-            if part.ends_with(b"\n") {
-                let line = shown(&std::mem::take(&mut lines.partial));
-                if lines.whole.len() == KEPT_LINES {
-                    lines.whole.pop_front();
-                }
-                lines.whole.push_back(line);
-            }
+        for &byte in bytes {
+            lines.push(byte);
         }
     }
 
@@ -45,11 +39,33 @@ impl Tail {
     }
 }
 
-/// What a terminal would show of a line: after the last carriage return, without colours.
+impl Lines {
+    fn push(&mut self, byte: u8) {
+        let is_returned = std::mem::replace(&mut self.is_returned, byte == b'\r');
+        match byte {
+            b'\r' => {}
+            b'\n' => {
+                let line = shown(&std::mem::take(&mut self.partial));
+                if self.whole.len() == KEPT_LINES {
+                    self.whole.pop_front();
+                }
+                self.whole.push_back(line);
+            }
+            _ => {
+                if is_returned {
+                    self.partial.clear();
+                }
+                if self.partial.len() < KEPT_BYTES {
+                    self.partial.push(byte);
+                }
+            }
+        }
+    }
+}
+
+/// What a terminal would show of a line: without colours.
 fn shown(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
-    let text = text.trim_end_matches(['\n', '\r']);
-    let text = text.rsplit('\r').next().unwrap_or_default();
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(char) = chars.next() {
@@ -114,6 +130,14 @@ mod tests {
         assert_eq!(tail.lines(), ["one", "two", "20 %"]);
         tail.push(b"30 %\nhalf");
         assert_eq!(tail.lines(), ["one", "two", "30 %", "half"]);
+        // A progress bar that is drawn for hours, in pieces, before the last words.
+        for percent in 0..1000 {
+            tail.push(format!("\r\x1b[2K{percent} steps").as_bytes());
+        }
+        tail.push(b"\r");
+        tail.push(b"\x1b[2Kthe disk is full\r");
+        tail.push(b"\n");
+        assert_eq!(tail.lines().last().map(String::as_str), Some("the disk is full"));
         for line in 0..50 {
             tail.push(format!("{line}\n").as_bytes());
         }

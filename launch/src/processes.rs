@@ -12,7 +12,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open, pidfd_s
 const VARIABLE: &str = "LAUNCH_JOBS";
 const SEPARATOR: char = ':';
 /// How long killed processes may take to go. Longer only in a system call that does not return.
-const KILLED: Duration = Duration::from_secs(3);
+pub(crate) const KILLED: Duration = Duration::from_secs(3);
 
 /// What all processes of a job have in common.
 #[derive(Clone, Debug)]

@@ -15,13 +15,16 @@ mod starters;
 mod stop_requests;
 #[cfg(test)]
 mod tests;
+mod threads;
 
 use std::process::Command;
 
 pub(crate) use self::heartbeat::HEARTBEAT_FILE;
-pub use self::heartbeat::Heartbeat;
+pub use self::heartbeat::{Beating, Heartbeat};
 pub use self::job_env::{JobEnv, restart_count};
+pub(crate) use self::stop_requests::ignore_hang_up;
 pub use self::stop_requests::{StopRequest, stop_flag, watch_stop_requests};
+pub(crate) use self::threads::OMP_NUM_THREADS;
 
 const RANK: &str = "RANK";
 const LOCAL_RANK: &str = "LOCAL_RANK";
@@ -99,7 +102,7 @@ pub enum RankEnvError {
     },
     /// A pod of a PyTorchJob that is to start several processes.
     #[error(
-        "PET_NPROC_PER_NODE={processes} asks for several processes in this pod: start them with `launch --procs` or `launch --gpus`, or remove nprocPerNode from the PyTorchJob"
+        "PET_NPROC_PER_NODE={processes} asks for several processes in this pod: start them with `launch --procs` or `launch --gpus`, or set nprocPerNode: \"1\" in the PyTorchJob"
     )]
     PodOfSeveral {
         /// The variable.

@@ -1,6 +1,5 @@
 //! The processes of one round on this machine.
 
-use std::io::IsTerminal;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::Sender;
@@ -15,15 +14,15 @@ use crate::job::Job;
 use crate::output::{Tail, forward};
 use crate::processes::Mark;
 use crate::protocol::Plan;
-use crate::rank_env::{HEARTBEAT_FILE, JobEnv, RankEnv};
+use crate::rank_env::{HEARTBEAT_FILE, JobEnv, OMP_NUM_THREADS, RankEnv};
+use crate::terminal::Terminal;
 
-const OMP_NUM_THREADS: &str = "OMP_NUM_THREADS";
 /// Of glibc: how many arenas a process allocates from.
 const MALLOC_ARENA_MAX: &str = "MALLOC_ARENA_MAX";
 /// Arenas at least, so that a rank with one thread for its arithmetic loads data undisturbed.
 const MIN_ARENAS: usize = 2;
 /// How long output of ended ranks may still be on its way.
-const DRAIN: Duration = Duration::from_secs(1);
+pub(crate) const DRAIN: Duration = Duration::from_secs(1);
 /// How long the last words of a failed rank are waited for.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
@@ -89,22 +88,16 @@ impl Ranks {
         env.apply_to(rank, plan.world_size, &mut command);
         let (name, value) = start.mark.variable();
         command.env(name, value).env(HEARTBEAT_FILE, start.heartbeats.file(local_rank));
-        // Rank 0 keeps a terminal, so that its progress bar works.
-        let keeps = |is_terminal: bool| rank == 0 && is_terminal;
-        if !keeps(std::io::stdout().is_terminal()) {
-            command.stdout(Stdio::piped());
-        }
-        if !keeps(std::io::stderr().is_terminal()) {
-            command.stderr(Stdio::piped());
-        }
-        self.spawn(rank, local_rank, &mut command, start.events)
+        command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let terminal = if rank == 0 { Terminal::connect(&mut command) } else { None };
+        self.spawn([rank, local_rank], &mut command, terminal, start.events)
     }
 
     fn spawn(
         &mut self,
-        rank: usize,
-        local_rank: usize,
+        [rank, local_rank]: [usize; 2],
         command: &mut Command,
+        terminal: Option<Terminal>,
         events: &Sender<Event>,
     ) -> std::io::Result<()> {
         let mut child = command.spawn()?;
@@ -130,7 +123,11 @@ impl Ranks {
             outputs.push(forward(prefix, stdout, std::io::stdout(), tail.clone())?);
         }
         if let Some(stderr) = stderr {
-            outputs.push(forward(prefix, stderr, std::io::stderr(), tail)?);
+            outputs.push(forward(prefix, stderr, std::io::stderr(), tail.clone())?);
+        }
+        if let Some(terminal) = terminal {
+            let shown_on = terminal.shown_on();
+            outputs.push(forward(prefix, terminal, shown_on, tail)?);
         }
         Ok(())
     }

@@ -21,6 +21,8 @@ fn main() -> ExitCode {
         .with_target(false)
         .with_ansi(io::stderr().is_terminal())
         .with_writer(io::stderr)
+        // It tells of lines that cannot be written on standard error, and panics where that is gone.
+        .log_internal_errors(false)
         .init();
     match cli::run(arguments) {
         Ok(()) => ExitCode::SUCCESS,

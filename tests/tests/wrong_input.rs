@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use tch::{Device, Kind, Tensor};
-use tests::fail;
+use tests::{fail, run, tiny};
 use trainer::model::{EncoderConfig, SamHq, StateDict};
 use trainer::weights::save_pth;
 
@@ -44,6 +44,24 @@ fn data_that_is_not_there_is_named() {
     let folder = folder_with(CONFIG);
     let error = fail(folder.path(), "hqsam", &["train", "config.toml"]);
     assert!(error.contains("data"), "{error}");
+}
+
+#[test]
+fn wrong_input_is_not_started_again() {
+    let folder = tiny(r#"model = { random_sam = false, checkpoint = "absent.pth" }"#);
+    let launched = |settings: &[&str]| {
+        let settings = settings.iter().flat_map(|setting| ["--set", setting]);
+        let arguments = ["--procs", "1", "--max-restarts", "3", "tiny.toml"].into_iter();
+        let arguments: Vec<&str> = arguments.chain(settings).collect();
+        let output = run(folder.path(), "launch", &arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("not restarted: it would fail in the same way"), "{stderr}");
+        stderr
+    };
+    assert!(launched(&[]).contains("absent.pth: no such file"));
+    assert!(launched(&["data.path=\"elsewhere\""]).contains("elsewhere"));
+    assert!(launched(&["train.epcohs=3"]).contains("epcohs"));
 }
 
 #[test]

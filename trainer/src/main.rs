@@ -7,8 +7,6 @@ use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use clap::Parser;
-use pipeline::fetch::FetchError;
-use trainer::train::TrainError;
 
 fn main() -> ExitCode {
     if let Some(mut command) = trainer::allocator::restart_with_settings() {
@@ -20,6 +18,8 @@ fn main() -> ExitCode {
     std::panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
+        // It tells of lines that cannot be written on standard error, and panics where that is gone.
+        .log_internal_errors(false)
         .with_ansi(std::io::stderr().is_terminal())
         .with_target(false)
         .without_time()
@@ -32,24 +32,13 @@ fn main() -> ExitCode {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cli::run(arguments)));
     let (message, code) = match outcome {
         Ok(Ok(())) => return ExitCode::SUCCESS,
-        Ok(Err(error)) => (format!("{error:#}"), exit_code(&error)),
+        Ok(Err(error)) => (format!("{error:#}"), cli::exit_code(&error)),
         Err(panic) => {
             (format!("internal error: {}", panic_message(panic.as_ref())), ExitCode::FAILURE)
         }
     };
     tracing::error!("{message}");
     code
-}
-
-/// Wrong settings end with 2, so that a launcher does not start the same again.
-fn exit_code(error: &anyhow::Error) -> ExitCode {
-    if let Some(error) = error.downcast_ref::<FetchError>() {
-        return error.exit_code().into();
-    }
-    match error.downcast_ref::<TrainError>() {
-        Some(TrainError::Config(_)) => ExitCode::from(2),
-        _ => ExitCode::FAILURE,
-    }
 }
 
 fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {

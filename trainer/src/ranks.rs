@@ -35,3 +35,11 @@ pub fn join(
     )?;
     Ok((world(env.rank, env.world_size)?, DataParallel::new(group)))
 }
+
+/// Divides the machine's cores among its ranks, where neither `OMP_NUM_THREADS` nor the starter does.
+/// Before the first tensor operation.
+pub fn divide_threads(rank_env: &RankEnv) {
+    if let Some(threads) = rank_env.threads().and_then(|number| i32::try_from(number).ok()) {
+        tch::set_num_threads(threads);
+    }
+}

@@ -1,5 +1,6 @@
 //! One optimiser step, read top to bottom.
 
+use launch::rank_env::Heartbeat;
 use tch::{Device, Kind, Tensor};
 
 use crate::data_parallel::{DataParallel, STEP_SUMS};
@@ -36,6 +37,8 @@ pub struct StepContext {
     pub seed: u64,
     /// Samples per step over all ranks.
     pub global_batch: usize,
+    /// Beaten for each micro-batch.
+    pub heartbeat: Heartbeat,
     /// Wait for a GPU after each part of a step, so that its time can be told; costs speed.
     pub synchronize_parts: bool,
 }
@@ -78,6 +81,7 @@ pub fn train_step(
     let mut times = StepTimes::default();
     let sums = Tensor::zeros([STEP_SUMS as i64], (Kind::Double, context.device));
     for (from, to) in context.frozen.parts_of(batch) {
+        context.heartbeat.live();
         let part = match &mut context.ahead {
             Some(ahead) => ahead.next_part()?,
             None => context.frozen.encode(batch, from, to, &mut clock, &mut times),

@@ -1,11 +1,20 @@
 //! A rank's signs of life.
 
+use std::fmt::Display;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 /// Names the file that a rank's signs of life go to.
 pub(crate) const HEARTBEAT_FILE: &str = "LAUNCH_HEARTBEAT_FILE";
+/// Between the beats of [`Heartbeat::keep_beating`].
+const BEAT: Duration = Duration::from_millis(250);
+/// How long they go on: what takes longer than a launcher waits by default hangs.
+const LONGEST: Duration = Duration::from_secs(1800);
 
 /// Tells the launcher that this rank lives, and at which step it is.
 ///
@@ -14,10 +23,13 @@ pub(crate) const HEARTBEAT_FILE: &str = "LAUNCH_HEARTBEAT_FILE";
 /// evaluated batch, each file. A beat is one small write to memory.
 ///
 /// A script does the same with `echo STEP > "$LAUNCH_HEARTBEAT_FILE"`.
-#[derive(Debug, Default)]
-pub struct Heartbeat {
-    file: Option<File>,
-    beats: AtomicU64,
+#[derive(Clone, Debug, Default)]
+pub struct Heartbeat(Option<Arc<Beats>>);
+
+#[derive(Debug)]
+struct Beats {
+    file: File,
+    count: AtomicU64,
 }
 
 impl Heartbeat {
@@ -26,15 +38,61 @@ impl Heartbeat {
         let file = std::env::var_os(HEARTBEAT_FILE).and_then(|path| {
             File::options().write(true).create(true).truncate(false).open(path).ok()
         });
-        Self { file, beats: AtomicU64::new(0) }
+        Self(file.map(|file| Arc::new(Beats { file, count: AtomicU64::new(0) })))
     }
 
     /// Says that this rank is at `step`, counted over all epochs and restarts.
     pub fn beat(&self, step: u64) {
-        let Some(file) = &self.file else { return };
-        let beats = self.beats.fetch_add(1, Ordering::Relaxed);
+        self.write(step);
+    }
+
+    /// Says that this rank lives; its step is the one it named last, if it did.
+    pub fn live(&self) {
+        // No number: the launcher keeps the one that it read before.
+        self.write("-");
+    }
+
+    /// Lives until what it returns is dropped, for at most half an hour: for work that cannot beat
+    /// itself and ends by itself, such as loading a file and waiting for other ranks.
+    #[must_use]
+    pub fn keep_beating(&self) -> Beating {
+        if self.0.is_none() {
+            return Beating(None);
+        }
+        self.live();
+        let (heartbeat, until) = (self.clone(), Instant::now() + LONGEST);
+        let (end, ended) = channel::<()>();
+        let beat = move || {
+            while ended.recv_timeout(BEAT) == Err(RecvTimeoutError::Timeout)
+                && Instant::now() < until
+            {
+                heartbeat.live();
+            }
+        };
+        // Without a thread it has beaten once.
+        let thread = std::thread::Builder::new().name("heartbeat".to_owned()).spawn(beat);
+        Beating(thread.ok().map(|thread| (end, thread)))
+    }
+
+    fn write(&self, step: impl Display) {
+        let Some(beats) = &self.0 else { return };
+        let count = beats.count.fetch_add(1, Ordering::Relaxed);
         // Of one width, so that a beat overwrites the one before. A beat that cannot be written
         // must not end a training.
-        let _ = file.write_all_at(format!("{step:20} {beats:20}\n").as_bytes(), 0);
+        let _ = beats.file.write_all_at(format!("{step:>20} {count:20}\n").as_bytes(), 0);
+    }
+}
+
+/// Beats until it is dropped, see [`Heartbeat::keep_beating`].
+#[derive(Debug)]
+pub struct Beating(Option<(Sender<()>, JoinHandle<()>)>);
+
+impl Drop for Beating {
+    fn drop(&mut self) {
+        if let Some((end, thread)) = self.0.take() {
+            drop(end);
+            // It only waits for this.
+            let _ = thread.join();
+        }
     }
 }

@@ -46,7 +46,8 @@ impl JobEnv {
     }
 }
 
-/// How often the ranks of this job were started again: above 0, go on from the last checkpoint.
+/// How often the ranks of this job were started again, as [`launch`](crate) and torchrun count it:
+/// above 0, go on from the last checkpoint.
 ///
 /// # Errors
 /// Where the variable holds no number.

@@ -11,7 +11,8 @@ use super::{
 const JOB_COMPLETION_INDEX: &str = "JOB_COMPLETION_INDEX";
 /// Set in every pod.
 const KUBERNETES_SERVICE_HOST: &str = "KUBERNETES_SERVICE_HOST";
-/// Kubeflow's PyTorchJob: processes that its pods are to start with torchrun.
+/// Kubeflow's PyTorchJob: processes that its pods are to start with torchrun, a number or what
+/// torchrun makes one of (`auto`, the operator's default; `cpu`, `gpu`).
 const PET_NPROC_PER_NODE: &str = "PET_NPROC_PER_NODE";
 
 const SLURM_PROCID: &str = "SLURM_PROCID";
@@ -189,7 +190,9 @@ fn without_local(
     if tasks == Some(world_size) {
         return slurm_local(world_size, lookup);
     }
-    if let Some(processes) = lookup(PET_NPROC_PER_NODE).filter(|text| text != "1") {
+    // Where it is no number, the operator counts one process a pod in WORLD_SIZE.
+    let is_several = |text: &String| text.parse().is_ok_and(|number: usize| number != 1);
+    if let Some(processes) = lookup(PET_NPROC_PER_NODE).filter(is_several) {
         return Err(RankEnvError::PodOfSeveral { processes });
     }
     if lookup(KUBERNETES_SERVICE_HOST).is_some() {

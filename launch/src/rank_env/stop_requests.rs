@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::SignalsInfo;
 use signal_hook::iterator::exfiltrator::WithOrigin;
 use signal_hook::low_level::siginfo::Cause;
@@ -51,11 +51,12 @@ pub fn watch_stop_requests(
 }
 
 /// A flag that the first request sets; a further one ends the process at once, with 128 and the
-/// signal as its exit code.
+/// signal as its exit code. SIGHUP does nothing from now on: see [`ignore_hang_up`].
 ///
 /// # Errors
 /// The signals cannot be watched.
 pub fn stop_flag() -> io::Result<Arc<AtomicBool>> {
+    ignore_hang_up()?;
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     watch_stop_requests(move |request| match request {
@@ -63,6 +64,15 @@ pub fn stop_flag() -> io::Result<Arc<AtomicBool>> {
         StopRequest::Again(signal) => signal_hook::low_level::exit(128 + signal),
     })?;
     Ok(stop)
+}
+
+/// Makes SIGHUP do nothing in this process: closing the terminal must not end a training. What it
+/// starts is not affected. Output fails from then on, which must not end anything either.
+///
+/// # Errors
+/// The signal cannot be handled.
+pub(crate) fn ignore_hang_up() -> io::Result<()> {
+    signal_hook::flag::register(SIGHUP, Arc::new(AtomicBool::new(false))).map(drop)
 }
 
 /// The request that came last.

@@ -148,7 +148,16 @@ fn every_starter_is_recognised() {
         ("MPI_LOCALNRANKS", "2"),
         ("MASTER_PORT", "4000"),
     ];
-    let pytorch_job = pod(&[("RANK", "2"), ("WORLD_SIZE", "3"), ("PET_NNODES", "3")]);
+    // The operator sets PET_NPROC_PER_NODE on every job that has a master, to `auto` by default.
+    let pytorch_job = |processes| {
+        pod(&[
+            ("RANK", "2"),
+            ("WORLD_SIZE", "3"),
+            ("PET_NPROC_PER_NODE", processes),
+            ("PET_NODE_RANK", "2"),
+            ("PET_NNODES", "3"),
+        ])
+    };
     let indexed = pod(&[("JOB_COMPLETION_INDEX", "2"), ("WORLD_SIZE", "3")]);
     let slurm_port = 20_000 + 6_041;
     // torchrun itself listens on the port that it names.
@@ -165,7 +174,10 @@ fn every_starter_is_recognised() {
         (&[&OPEN_MPI[..], &MASTER].concat(), [3, 1, 4, 2], "head", 4000),
         (&mpi_in_slurm, [3, 1, 4, 2], "head", 4000),
         (&hydra, [1, 1, 2, 2], "127.0.0.1", 4000),
-        (&pytorch_job, [2, 0, 3, 1], "job-0.svc", 29500),
+        (&pytorch_job(""), [2, 0, 3, 1], "job-0.svc", 29500),
+        (&pytorch_job("1"), [2, 0, 3, 1], "job-0.svc", 29500),
+        (&pytorch_job("auto"), [2, 0, 3, 1], "job-0.svc", 29500),
+        (&pytorch_job("gpu"), [2, 0, 3, 1], "job-0.svc", 29500),
         (&indexed, [2, 0, 3, 1], "job-0.svc", 29500),
         // A launcher inside of all that is nearest.
         (&[&mpi_in_slurm[..], &FULL].concat(), [5, 1, 8, 4], "node0", 29500),

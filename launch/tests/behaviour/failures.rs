@@ -1,6 +1,7 @@
 //! Ranks that fail, hang and are started again; launchers that are killed.
 
 use std::path::Path;
+use std::time::{Duration, SystemTime};
 
 use crate::support::{
     end, launch, line, runs, script, send, spawn, spawn_with_stderr, stderr, stdout, wait_for,
@@ -35,6 +36,30 @@ fn nothing_survives_a_failure_not_even_what_hides() {
     for pid in family(folder.path()).unwrap() {
         assert!(!runs(&pid), "{pid}");
     }
+}
+
+#[test]
+fn without_settings_everything_is_gone_ten_seconds_after_a_failure() {
+    let folder = tempfile::tempdir().unwrap();
+    let body = format!(
+        "{FAMILY}
+         if [ $RANK = 1 ]; then
+           until [ -s rank0 ] && [ -s hidden0 ] && [ -s hidden1 ]; do sleep 0.05; done
+           date +%s%N > failed; exit 4
+         fi; wait; sleep 600"
+    );
+    let arguments = ["--procs", "2", "--", "sh", "-c", &body];
+    let output = end(spawn(launch(&arguments).current_dir(folder.path())));
+    let ended = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    for pid in family(folder.path()).unwrap() {
+        assert!(!runs(&pid), "{pid}");
+    }
+    let failed: u64 = line(&folder.path().join("failed")).unwrap().parse().unwrap();
+    let took = ended - Duration::from_nanos(failed);
+    assert!(took < Duration::from_secs(10), "{took:?}");
+    // They ignored SIGTERM, so they were not killed at once.
+    assert!(took > Duration::from_secs(5), "{took:?}");
 }
 
 #[test]
@@ -101,6 +126,13 @@ fn ranks_without_heartbeats_are_judged_only_where_asked() {
     let output = end(spawn(&mut launch(&arguments)));
     let text = stderr(&output);
     assert!(text.contains("rank 0 of 1 hung") && text.contains("it never beat"), "{text}");
+    // It lives, loading for longer than the timeout, and then hangs.
+    let body = r#"for beat in 1 2 3 4 5 6; do echo "- $beat" > "$LAUNCH_HEARTBEAT_FILE"; sleep 0.5; done
+        echo loaded; exec sleep 600"#;
+    let arguments = ["--procs", "1", "--heartbeat-timeout", "2", "--", "sh", "-c", body];
+    let output = end(spawn(&mut launch(&arguments)));
+    assert_eq!(stdout(&output), "loaded\n");
+    assert!(stderr(&output).trim_end().ends_with("before its first step"), "{output:?}");
 }
 
 #[test]

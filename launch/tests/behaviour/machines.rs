@@ -1,5 +1,6 @@
 //! Several launchers on the loopback interface, each playing a machine.
 
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
@@ -115,6 +116,15 @@ fn a_killed_node_0_is_named_and_its_ranks_end_everywhere() {
     assert!(text.contains("launch: node 0 (127.0.81.5:29400) is lost: it closed"), "{text}");
     assert!(!runs(&at("rank1.0").unwrap()));
     wait_for("the end of rank 0", || !runs(&at("rank0.0").unwrap()));
+}
+
+#[test]
+fn an_endpoint_that_is_taken_is_named() {
+    let _other = TcpListener::bind("127.0.81.7:29400").unwrap();
+    let output = end(spawn(&mut node("127.0.81.7", 0, &["--procs", "1"], "exit 0")));
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(text.contains("launch: cannot listen on --rdzv-endpoint 127.0.81.7:29400: "), "{text}");
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod cable;
 mod failures;
 mod machines;
+mod manifests;
 mod namespaces;
 mod processes;
 mod running;

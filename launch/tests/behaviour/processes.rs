@@ -225,6 +225,17 @@ fn wrong_arguments_are_refused() {
     ] {
         assert_eq!(launch(arguments).output().unwrap().status.code(), Some(2), "{arguments:?}");
     }
+    // Each of these machines would train by itself.
+    for option in [&["--node-rank", "1"][..], &["--rdzv-endpoint", "a:1"], &["--rdzv-id", "x"]] {
+        let arguments = [&["--procs", "2"], option, &["--", "true"]].concat();
+        let output = launch(&arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        assert!(stderr(&output).contains("--nnodes"), "{output:?}");
+    }
+    let arguments = ["--procs", "1", "--nnodes", "1", "--node-rank", "1", "--", "true"];
+    let output = launch(&arguments).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--node-rank 1 is outside of --nnodes 1"), "{output:?}");
     let output = launch(&["--procs", "2", "--", "no-such-program"]).output().unwrap();
     assert_eq!(output.status.code(), Some(127));
     assert!(stderr(&output).contains("rank 0: cannot start no-such-program"), "{output:?}");

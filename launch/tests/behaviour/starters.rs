@@ -2,7 +2,8 @@
 //! `exchange`, which only works when all ranks find each other under the right numbers.
 //!
 //! torchrun and torch come from HQSAM_PYTHON, mpirun from PATH; without them these tests are
-//! skipped with a message. Slurm and Kubernetes are played by what they set.
+//! skipped with a message, that of mpirun unless LAUNCH_TEST_MPIRUN=required. Slurm is played by what
+//! it sets, Kubernetes in `manifests`.
 
 use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt;
@@ -11,9 +12,9 @@ use std::process::{Command, Output};
 
 use crate::support::{end, exchange, launch, skip, spawn, stderr, stdout};
 
-const STEPS: &str = "20";
+pub(crate) const STEPS: &str = "20";
 
-fn python() -> Option<PathBuf> {
+pub(crate) fn python() -> Option<PathBuf> {
     let python = std::env::var_os("HQSAM_PYTHON").map(PathBuf::from).filter(|path| path.is_file());
     if python.is_none() {
         skip("HQSAM_PYTHON names no Python with torch");
@@ -22,7 +23,7 @@ fn python() -> Option<PathBuf> {
 }
 
 /// A port that was free a moment ago, for starters that must be told one.
-fn free_port() -> String {
+pub(crate) fn free_port() -> String {
     TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port().to_string()
 }
 
@@ -33,10 +34,20 @@ fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// Stands for `hqsam`: `train FOLDER` exchanges numbers.
-fn hqsam(folder: &Path) -> PathBuf {
-    let text = format!("#!/bin/sh\nexec {} {STEPS} \"$2\"\n", exchange().display());
+/// Stands for `hqsam`: exchanges numbers in `folder` and adds its arguments to a file there.
+pub(crate) fn hqsam(folder: &Path) -> PathBuf {
+    let text = format!(
+        "#!/bin/sh\necho \"$*\" >> {folder}/arguments\nexec {exchange} {STEPS} {folder}\n",
+        folder = folder.display(),
+        exchange = exchange().display()
+    );
     script(folder, "hqsam", &text)
+}
+
+/// Every rank's `hqsam` was given these arguments.
+pub(crate) fn assert_arguments(folder: &Path, num_ranks: usize, arguments: &str) {
+    let text = std::fs::read_to_string(folder.join("arguments")).unwrap();
+    assert_eq!(text, format!("{arguments}\n").repeat(num_ranks));
 }
 
 /// One of the documented examples, with stand-ins on its PATH.
@@ -48,9 +59,13 @@ fn example(name: &str, folder: &Path) -> Command {
     command
 }
 
-fn assert_done(output: &Output, num_ranks: usize) {
+pub(crate) fn assert_done(output: &Output, num_ranks: usize) {
     let text = stdout(output) + &stderr(output);
     assert!(output.status.success(), "{text}");
+    assert_all_done(&text, num_ranks);
+}
+
+pub(crate) fn assert_all_done(text: &str, num_ranks: usize) {
     for rank in 0..num_ranks {
         assert!(text.contains(&format!("rank {rank}: steps 0 to {STEPS} are done")), "{text}");
     }
@@ -87,6 +102,8 @@ dist.destroy_process_group()
 #[test]
 fn mpirun_starts_our_ranks() {
     if Command::new("mpirun").arg("--version").output().is_err() {
+        let is_required = std::env::var("LAUNCH_TEST_MPIRUN").as_deref() == Ok("required");
+        assert!(!is_required, "there is no mpirun on PATH");
         skip("there is no mpirun on PATH");
         return;
     }
@@ -119,8 +136,10 @@ fn the_batch_script_starts_our_ranks() {
     let mut command = example("sbatch.sh", folder.path());
     // The port follows from the job's number: another one for each run of the tests.
     let job = std::process::id().to_string();
-    command.arg(folder.path()).env("SLURM_JOB_ID", job).env("SLURM_NTASKS", "3");
+    command.arg("c.toml").env("SLURM_JOB_ID", job).env("SLURM_NTASKS", "3");
     assert_done(&end(spawn(&mut command)), 3);
+    // A job that Slurm queues again goes on.
+    assert_arguments(folder.path(), 3, "train c.toml --resume");
 }
 
 /// What `srun` does with one task on each of two machines.
@@ -137,39 +156,21 @@ exit ${code:-0}
 #[test]
 fn the_batch_script_starts_launchers() {
     let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
     script(folder.path(), "srun", SRUN_NODES);
     script(folder.path(), "scontrol", "#!/bin/sh\necho 127.0.81.20\necho 127.0.81.21\n");
-    let mut command = example("sbatch_launch.sh", folder.path());
-    let steps = [exchange().to_str().unwrap().to_owned(), STEPS.to_owned()];
-    command.arg("--").args(steps).arg(folder.path());
-    command.env("LAUNCH", env!("CARGO_BIN_EXE_launch")).env("LAUNCH_RANKS", "--procs 2");
-    command.env("SLURM_JOB_NODELIST", "n[1-2]").env("SLURM_NNODES", "2").env("SLURM_JOB_ID", "7");
-    assert_done(&end(spawn(&mut command)), 4);
-}
-
-/// Pods, which are told their place by `variables`.
-fn pods(variables: impl Fn(usize) -> Vec<(&'static str, String)>) {
-    let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
-    let pod = |index: usize| {
-        let mut command = Command::new(exchange());
-        command.arg(STEPS).arg(folder.path()).envs(variables(index));
-        command.env("KUBERNETES_SERVICE_HOST", "10.96.0.1").env("WORLD_SIZE", "2");
-        spawn(command.env("MASTER_ADDR", "localhost").env("MASTER_PORT", &port))
-    };
-    let (first, second) = (pod(0), pod(1));
-    let text = stderr(&end(first)) + &stderr(&end(second));
-    for rank in 0..2 {
-        assert!(text.contains(&format!("rank {rank}: steps 0 to {STEPS} are done")), "{text}");
+    // The launcher starts the `hqsam` beside it.
+    std::fs::copy(env!("CARGO_BIN_EXE_launch"), at("launch")).unwrap();
+    std::fs::write(at("c.toml"), "").unwrap();
+    let exchange = exchange();
+    let notes = tempfile::tempdir().unwrap();
+    let other = ["--", exchange.to_str().unwrap(), STEPS, notes.path().to_str().unwrap()];
+    for arguments in [&["c.toml"][..], &other] {
+        let mut command = example("sbatch_launch.sh", folder.path());
+        command.args(arguments).current_dir(folder.path());
+        command.env("LAUNCH", at("launch")).env("LAUNCH_RANKS", "--procs 2");
+        command.env("SLURM_JOB_NODELIST", "n[1-2]").env("SLURM_NNODES", "2");
+        assert_done(&end(spawn(command.env("SLURM_JOB_ID", "7"))), 4);
     }
-}
-
-#[test]
-fn an_indexed_job_starts_our_ranks() {
-    pods(|index| vec![("JOB_COMPLETION_INDEX", index.to_string())]);
-}
-
-#[test]
-fn a_pytorch_job_starts_our_ranks() {
-    pods(|index| vec![("RANK", index.to_string()), ("PET_NODE_RANK", index.to_string())]);
+    assert_arguments(folder.path(), 4, "train c.toml --resume");
 }

@@ -17,8 +17,16 @@ const LAUNCH: &str = r#"$LAUNCH --procs 2 --grace 2 -- sh -c 'trap "echo got >> 
 struct Terminal(Option<Child>);
 
 impl Terminal {
-    /// Runs a shell command in a new terminal and in `folder`. `None`, saying so, without `script`.
+    /// Runs a shell command in a new terminal and in `folder`, and waits for its two ranks. `None`,
+    /// saying so, without `script`.
     fn run(command: &str, folder: &Path) -> Option<Self> {
+        let terminal = Self::start(command, folder)?;
+        wait_for("the ranks", || (0..2).all(|rank| pid(folder, rank).is_some()));
+        Some(terminal)
+    }
+
+    /// As [`run`](Self::run), without waiting.
+    fn start(command: &str, folder: &Path) -> Option<Self> {
         let version = Command::new("script").arg("--version").output();
         if !version.is_ok_and(|output| output.status.success()) {
             skip("there is no script(1), which util-linux has");
@@ -36,9 +44,12 @@ impl Terminal {
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let terminal = Self(Some(child));
-        wait_for("the ranks", || (0..2).all(|rank| pid(folder, rank).is_some()));
-        Some(terminal)
+        Some(Self(Some(child)))
+    }
+
+    /// Closes the terminal under whatever runs in it.
+    fn close(self) {
+        drop(self);
     }
 
     fn type_ctrl_c(&mut self) {
@@ -126,5 +137,54 @@ fn a_second_typed_ctrl_c_ends_everything_at_once() {
         assert!(!folder.join(format!("saved{rank}")).exists(), "{text}");
         let pid = pid(folder, rank).unwrap();
         wait_for("the rank's end", || !runs(&pid));
+    }
+}
+
+#[test]
+fn rank_0_has_a_terminal_of_the_same_size_and_its_last_words_come_last() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    // A progress bar is drawn over itself; what was asked for on standard output keeps its place.
+    let command = r#"stty rows 33 cols 77; exec $LAUNCH --procs 2 --grace 2 -- sh -c '
+        if [ $RANK = 1 ]; then exec sleep 60; fi
+        [ -t 1 ] && [ -t 2 ] && stty size <&2 > size
+        for step in 1 2 3; do printf "\rstep $step" >&2; done
+        printf "\r\033[2K" >&2; echo "trace 1" >&2; echo "trace 2"; echo "the disk is full" >&2; exit 3'"#;
+    let Some(terminal) = Terminal::start(command, folder) else { return };
+    let (output, text) = terminal.end();
+    assert_eq!(output.status.code(), Some(3), "{text}");
+    assert_eq!(line(&folder.join("size")).as_deref(), Some("33 77"), "{text}");
+    assert!(text.contains("step 1\rstep 2\rstep 3"), "drawn as it came: {text}");
+    let lines: Vec<_> = text.lines().rev().take(5).collect();
+    let expected = [
+        "launch: rank 0 of 2 failed: exit code 3: the disk is full",
+        "launch: | the disk is full",
+        "launch: | trace 2",
+        "launch: | trace 1",
+        "launch: the last lines of the rank that failed first:",
+    ];
+    assert_eq!(lines, expected, "{text}");
+}
+
+#[test]
+fn ranks_go_on_when_their_terminal_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    // The shell becomes the launcher, which the kernel then tells of the hang-up.
+    let command = r#"exec $LAUNCH --procs 2 -- sh -c '
+        [ $RANK = 0 ] && echo $PPID > launcher
+        echo $$ > ready$RANK
+        until [ -e closed ]; do sleep 0.02; done
+        for line in 1 2 3; do echo "line $line" && echo "line $line" >&2 || echo $line > failed$RANK; done
+        echo done > done$RANK'"#;
+    let Some(terminal) = Terminal::run(command, folder) else { return };
+    let launcher = line(&folder.join("launcher")).unwrap();
+    assert!(runs(&launcher));
+    terminal.close();
+    std::fs::write(folder.join("closed"), "").unwrap();
+    wait_for("the end of the launcher", || !runs(&launcher));
+    for rank in 0..2 {
+        assert!(line(&folder.join(format!("done{rank}"))).is_some(), "rank {rank} went on");
+        assert!(!folder.join(format!("failed{rank}")).exists(), "rank {rank} could write");
     }
 }

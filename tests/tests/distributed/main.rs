@@ -8,6 +8,7 @@ mod flipped_bit;
 mod hq_weights;
 #[path = "../../../launch/tests/behaviour/running.rs"]
 mod running;
+mod starts;
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;

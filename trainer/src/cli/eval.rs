@@ -106,6 +106,8 @@ pub(crate) fn run(
 }
 
 fn run_rank(arguments: &EvalArguments, device: Device, rank_env: Option<&RankEnv>) -> Result<()> {
+    let (heartbeat, batches) = (Heartbeat::from_env(), Cell::new(0));
+    let beating = heartbeat.keep_beating();
     let OpenModel { model, encoder, origin, config } =
         run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
     let data = match (&arguments.data, &config) {
@@ -120,7 +122,7 @@ fn run_rank(arguments: &EvalArguments, device: Device, rank_env: Option<&RankEnv
     let (world, data_parallel) = ranks::join(rank_env, device, timeout)?;
     let weights = checkpoint::digest(&model.hq_parameters().into_iter().collect());
     agree(&data_parallel, device, &[weights, dataset.manifest_sha256(), format!("{section:?}")])?;
-    let (heartbeat, batches) = (Heartbeat::from_env(), Cell::new(0));
+    drop(beating);
     let mut reports = Vec::new();
     for split in &section.splits {
         let rows = dataset.num_samples(split)?;

@@ -3,22 +3,25 @@
 mod amg;
 mod bench;
 mod eval;
+mod exit_code;
 mod fetch;
 mod predict;
 mod serve;
 
 use std::path::PathBuf;
 
-use anyhow::{Context, Result, anyhow, bail};
+use anyhow::{Context, Result, bail};
 use clap::{Args, Parser, Subcommand};
-use launch::rank_env::{RankEnv, stop_flag};
+use launch::rank_env::{RankEnv, restart_count, stop_flag};
 use pipeline::fetch::FetchArguments;
 use tch::Device;
 use trainer::config::TrainConfig;
 use trainer::export::{ExportFormat, export};
 use trainer::model_card::ModelCard;
 use trainer::run::{self, OpenModel};
-use trainer::train::{Outcome, TrainOptions, train};
+use trainer::train::{Outcome, TrainError, TrainOptions, train};
+
+pub(crate) use self::exit_code::exit_code;
 
 /// Trains, evaluates, exports and applies HQ-SAM.
 #[derive(Parser)]
@@ -74,8 +77,8 @@ struct TrainArguments {
     /// Override a key: `--set train.epochs=3`.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
-    /// Go on from the newest checkpoint of the run.
-    #[arg(long)]
+    /// Go on from the newest checkpoint of the run, or begin where there is none.
+    #[arg(long, overrides_with = "resume")]
     resume: bool,
 }
 
@@ -100,8 +103,11 @@ struct ExportArguments {
 
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let rank_env = RankEnv::from_env()?;
+    if let Some(rank_env) = &rank_env {
+        trainer::ranks::divide_threads(rank_env);
+    }
     let device = trainer::device::device(arguments.device.as_deref(), rank_env.as_ref())
-        .map_err(|message| anyhow!(message))?;
+        .map_err(TrainError::Config)?;
     match arguments.command {
         Command::Train(train) => run_train(&train, device, rank_env),
         Command::Eval(arguments) => eval::run(&arguments, device, rank_env.as_ref()),
@@ -118,7 +124,9 @@ fn run_train(arguments: &TrainArguments, device: Device, rank_env: Option<RankEn
     let rank = rank_env.as_ref().map_or(0, |env| env.rank);
     let stop = stop_flag()?;
     let config = TrainConfig::load(&arguments.config, &arguments.overrides)?;
-    let options = TrainOptions { resume: arguments.resume, device, rank_env, stop };
+    // Whoever started the ranks again may have given them the same command.
+    let resume = arguments.resume || restart_count()? > 0;
+    let options = TrainOptions { resume, device, rank_env, stop };
     let outcome = train(&config, &options).with_context(|| format!("rank {rank}"))?;
     if rank != 0 {
         return Ok(());

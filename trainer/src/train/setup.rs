@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dataset::order::World;
 use dataset::prompt::PromptKind;
+use launch::rank_env::Heartbeat;
 use tch::Device;
 
 use super::{TrainError, TrainOptions, internal};
@@ -75,6 +76,7 @@ pub(crate) fn step_context(
         device,
         seed: config.train.seed,
         global_batch: config.train.global_batch,
+        heartbeat: Heartbeat::default(),
         synchronize_parts: false,
     }
 }

@@ -70,6 +70,9 @@ impl<'a> Training<'a> {
         options: &TrainOptions,
     ) -> Result<Self, TrainError> {
         let encoder = config.model.encoder.resolve()?;
+        let heartbeat = Heartbeat::from_env();
+        // Loading, joining and waiting for a lock are no steps.
+        let _beating = heartbeat.keep_beating();
         let (world, data_parallel) = join_ranks(config, options)?;
         let dataset = Arc::new(Dataset::open(&config.data.path)?);
         let (checkpoints, lock) = lock_run(config, world)?;
@@ -88,6 +91,7 @@ impl<'a> Training<'a> {
         let feature_cache = open_feature_cache(config, &encoder, &sam_sha256, world)?;
         let mut context = step_context(config, options.device, model, data_parallel);
         context.frozen.feature_cache = feature_cache.map(Arc::new);
+        context.heartbeat = heartbeat.clone();
         if config.train.encode_ahead.is_on(options.device) {
             context.ahead = Some(Ahead::start(context.frozen.clone())?);
         }
@@ -102,7 +106,7 @@ impl<'a> Training<'a> {
             frozen,
             saver: Saver::new(Arc::clone(&checkpoints), config.train.keep_last),
             checkpoints,
-            heartbeat: Heartbeat::from_env(),
+            heartbeat,
             last_save: Instant::now(),
             _lock: lock,
             data_sha256: dataset.manifest_sha256(),
