@@ -91,7 +91,7 @@ pub struct CheckpointInfo {
     /// The resolved configuration (TOML) of the run that wrote it.
     #[serde(default)]
     pub config: String,
-    /// Version of the program that wrote it.
+    /// Version of the program that wrote it, and the SHA-256 of its file.
     #[serde(default)]
     pub program: String,
 }

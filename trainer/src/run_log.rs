@@ -179,7 +179,7 @@ impl RunLog {
         ));
         let written = serde_json::to_string(line)
             .map_err(std::io::Error::other)
-            .and_then(|json| writeln!(file, "{json}"));
+            .and_then(|json| append_line(file, &json));
         if let Err(error) = written {
             tracing::warn!("steps.jsonl: {error}");
         }
@@ -202,22 +202,35 @@ impl RunLog {
     }
 
     /// Writes `eval/<split>-epoch-<n>` as [`write_report`] does, and a line of `eval.jsonl` for each
-    /// protocol.
-    ///
-    /// # Errors
-    /// A folder that cannot be written.
+    /// protocol. What cannot be written is worth a warning, not the run: the figures are told.
     pub fn evaluated(
         &mut self,
         epochs_done: u64,
         global_step: u64,
         report: &EvalReport,
         pictures: &Pictures,
-    ) -> Result<(), TrainError> {
+    ) {
         if !self.is_rank_zero() {
-            return Ok(());
+            return;
+        }
+        for all in report.whole_split() {
+            self.bar.suspend(|| tell(epochs_done, &report.split, all));
         }
         let name = format!("{}-epoch-{epochs_done:03}", report.split);
-        write_report(&self.folder.join("eval"), &name, report)?;
+        let written = write_report(&self.folder.join("eval"), &name, report)
+            .and_then(|()| self.add_to_evaluations(epochs_done, global_step, report));
+        if let Err(error) = written {
+            tracing::warn!("{error}; training goes on without a record of this evaluation");
+        }
+        self.record(|events| record_evaluation(events, global_step, report, pictures));
+    }
+
+    fn add_to_evaluations(
+        &self,
+        epochs_done: u64,
+        global_step: u64,
+        report: &EvalReport,
+    ) -> Result<(), TrainError> {
         let path = self.folder.join("eval.jsonl");
         let io = |source| TrainError::Io { path: path.clone(), source };
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(io)?;
@@ -226,10 +239,8 @@ impl RunLog {
                 "epochs_done": epochs_done, "global_step": global_step, "split": report.split,
                 "protocol": all.protocol, "images": all.images, "sam": all.sam, "hq": all.hq,
             });
-            writeln!(file, "{line}").map_err(io)?;
-            self.bar.suspend(|| tell(epochs_done, &report.split, all));
+            append_line(&mut file, &line.to_string()).map_err(io)?;
         }
-        self.record(|events| record_evaluation(events, global_step, report, pictures));
         Ok(())
     }
 
@@ -250,6 +261,16 @@ impl RunLog {
             tracing::warn!("{problem}");
         }
     }
+}
+
+/// Appends a line, or nothing: of one that a full disk has no room for, no part stays that the next
+/// one would be glued to.
+fn append_line(file: &mut File, line: &str) -> std::io::Result<()> {
+    let length = file.metadata()?.len();
+    file.write_all(format!("{line}\n").as_bytes()).inspect_err(|_| {
+        // Gives room back, so a full disk does not keep it from succeeding.
+        let _ = file.set_len(length);
+    })
 }
 
 /// Means of the whole split, and the masks of a few images.

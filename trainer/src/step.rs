@@ -22,8 +22,6 @@ pub struct StepContext {
     pub optimizer: Adam,
     /// The trainable tensors in their published order.
     pub hq_parameters: Vec<(String, Tensor)>,
-    /// The ranks.
-    pub data_parallel: DataParallel,
     /// What of a step is frozen.
     pub frozen: FrozenStage,
     /// The thread that does it for the next batch meanwhile; each batch must have been submitted to
@@ -41,6 +39,9 @@ pub struct StepContext {
     pub heartbeat: Heartbeat,
     /// Wait for a GPU after each part of a step, so that its time can be told; costs speed.
     pub synchronize_parts: bool,
+    /// The ranks. The last field, since the others notice when it is dropped: a rank that ends with an
+    /// error has then ended in all but this, and is the first to be gone.
+    pub data_parallel: DataParallel,
 }
 
 /// What a step reports; the sums are over the global batch.

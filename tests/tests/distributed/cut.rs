@@ -1,6 +1,7 @@
 //! A cable that is cut while two machines train over it.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use tests::{lines, program};
 
@@ -8,13 +9,22 @@ use crate::cable::{Cable, ENDPOINT};
 use crate::running::{Running, wait_for};
 use crate::{checkpoints, ended, folder, start, train};
 
+/// Seconds after which a silent node is lost, and that its ranks then have; `folder` sets the time of a
+/// collective to five.
+const NODE_TIMEOUT: &str = "2";
+const GRACE: &str = "2";
+/// Of a side behind a cut cable: twice the collective's timeout and the grace.
+const LAUNCHED_ENDS_WITHIN: Duration = Duration::from_secs(2 * (5 + 2));
+/// The same without a launcher: a rank asks for eight seconds at most who is gone.
+const RANK_ENDS_WITHIN: Duration = Duration::from_secs(2 * (5 + 8));
+
 /// One machine's part in a training over the cable.
 fn launch_over(cable: &Cable, folder: &Path, side: usize, extra: &[&str]) -> Running {
     let mut command = cable.command(side, &program("launch"));
     command
         .args(["--procs", "1", "--nnodes", "2", "--node-rank", &side.to_string()])
         .args(["--rdzv-endpoint", ENDPOINT, "--rdzv-timeout", "60"])
-        .args(["--node-timeout", "2", "--grace", "2", "tiny.toml"])
+        .args(["--node-timeout", NODE_TIMEOUT, "--grace", GRACE, "tiny.toml"])
         .args(["--set", "train.epochs=12", "--set", "train.checkpoint_every_steps=1"])
         .args(extra)
         // As many as the ranks of one machine have: the number of threads may change a bit.
@@ -44,9 +54,12 @@ fn training_over_a_cable_that_is_cut_goes_on_to_the_same_bits() {
     let steps = folder.join("run/steps.jsonl");
     wait_for("the first steps", || lines(&steps).len() > 6);
     cable.set("down");
+    let cut = Instant::now();
     for (node, name) in nodes.into_iter().zip(["node 1 (10.177.0.2)", "node 0 (10.177.0.1:29400)"])
     {
         let (output, stderr) = ended(node);
+        let after = cut.elapsed();
+        assert!(after < LAUNCHED_ENDS_WITHIN, "{after:?} to find {name} lost: {stderr}");
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         let last = stderr.lines().last().unwrap_or_default();
         assert!(last.starts_with(&format!("launch: {name} is lost: ")), "{stderr}");
@@ -81,8 +94,11 @@ fn ranks_without_a_launcher_name_the_peer_behind_a_cut_cable() {
     let steps = folder.join("run/steps.jsonl");
     wait_for("the first steps", || lines(&steps).len() > 4);
     cable.set("down");
+    let cut = Instant::now();
     for (rank, peer) in ranks.into_iter().zip(["rank 1", "rank 0"]) {
         let (output, stderr) = ended(rank);
+        let after = cut.elapsed();
+        assert!(after < RANK_ENDS_WITHIN, "{after:?} to find {peer} gone: {stderr}");
         assert_eq!(output.status.code(), Some(1), "{stderr}");
         let last = stderr.lines().last().unwrap_or_default();
         assert!(last.contains(peer), "names {peer}: {stderr}");

@@ -3,11 +3,11 @@
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 
-use tests::{lines, program, ranks};
+use tests::{lines, program};
 use trainer::checkpoint;
 
 use crate::running::wait_for;
-use crate::{ended, folder, start, train};
+use crate::{ended, folder, rank_1, start, train};
 
 /// Flips a bit of the first value of `values` wherever the memory of `pid` holds them, as a bad memory
 /// module might. Returns how often; `None`, saying so, where that is not allowed.
@@ -57,11 +57,7 @@ fn a_bit_that_flips_in_one_rank_stops_the_run_and_is_named() {
     command.args(settings.iter().flat_map(|setting| ["--set", *setting])).current_dir(folder);
     let launcher = start(&mut command);
     wait_for("the first steps", || lines(&folder.join("run/steps.jsonl")).len() > 2);
-    let rank_1 = ranks(launcher.id()).into_iter().find(|pid| {
-        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
-        environment.split(|&byte| byte == 0).any(|variable| variable == b"RANK=1")
-    });
-    let Some(flipped) = flip_a_bit(rank_1.unwrap(), &values) else { return };
+    let Some(flipped) = flip_a_bit(rank_1(launcher.id()).unwrap(), &values) else { return };
     assert!(flipped > 0, "the parameter was not found in memory");
     let (output, stderr) = ended(launcher);
     assert_eq!(output.status.code(), Some(1), "{stderr}");

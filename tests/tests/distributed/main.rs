@@ -1,14 +1,19 @@
-//! Training by several ranks that is stopped by schedulers or loses its cable, and what a run keeps
-//! and starts from, with real processes.
+//! Training by several ranks that is stopped by schedulers, hangs, loses its cable or its disk or is
+//! given what does not fit, and what a run keeps and starts from, with real processes.
 
+mod agreement;
 #[path = "../../../launch/tests/behaviour/cable.rs"]
 mod cable;
 mod cut;
 mod flipped_bit;
+mod full_disk;
 mod hq_weights;
+mod hung;
+mod poisoned;
 #[path = "../../../launch/tests/behaviour/running.rs"]
 mod running;
 mod starts;
+mod stop_in_evaluation;
 
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -17,7 +22,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
-use tests::{children, fail, lines, program, succeed, tiny};
+use tests::{children, fail, lines, program, ranks, succeed, tiny};
 use trainer::checkpoint;
 
 use crate::running::{Running, end, spawn, stderr, wait_for};
@@ -60,6 +65,21 @@ pub(crate) fn start(command: &mut Command) -> Running {
     spawn(command.stdin(Stdio::null()).process_group(0))
 }
 
+/// The second rank of a launcher, while it lives.
+pub(crate) fn rank_1(launcher: u32) -> Option<u32> {
+    ranks(launcher).into_iter().find(|pid| {
+        let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+        environment.split(|&byte| byte == 0).any(|variable| variable == b"RANK=1")
+    })
+}
+
+/// Sends a signal to processes that live.
+pub(crate) fn signal(name: &str, pids: &[u32]) {
+    let pids = pids.iter().map(u32::to_string);
+    let status = Command::new("kill").args(["-s", name]).args(pids).status().unwrap();
+    assert!(status.success());
+}
+
 /// The output of a process that must end by itself, and its standard error as text.
 pub(crate) fn ended(running: Running) -> (Output, String) {
     let output = end(running);
@@ -85,14 +105,7 @@ fn one_request_that_reaches_launcher_and_ranks_several_times_saves_and_loses_not
     everyone.push(launcher.id());
     assert!(everyone.len() >= 3, "two ranks: {everyone:?}");
     for _ in 0..2 {
-        assert!(
-            Command::new("kill")
-                .arg("-TERM")
-                .args(everyone.iter().map(u32::to_string))
-                .status()
-                .unwrap()
-                .success()
-        );
+        signal("TERM", &everyone);
     }
     let (output, stderr) = ended(launcher);
     assert_eq!(output.status.code(), Some(0), "{stderr}");

@@ -2,9 +2,10 @@
 //! kill in the middle of one costs no bit.
 
 use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
-use tests::{lines, succeed, tiny};
+use tests::{lines, program, succeed, tiny};
 
 use crate::bucket::{ended, kill_all, launch_with, newest_in_folder, wait_until};
 use crate::slow_disk::{SlowDisk, Slowness};
@@ -63,4 +64,51 @@ fn steps_go_on_while_a_slow_disk_takes_a_checkpoint_and_none_is_lost() {
     assert_eq!(steps(), 48);
     let delays = disk.delays();
     assert!(delays.calls["fsync"] >= 16 && delays.calls["rename"] >= 16, "{:?}", delays.calls);
+}
+
+/// Every call that waits for the disk takes up to two seconds.
+const VERY_SLOW: Slowness = Slowness { share: 100, longest_delay: Duration::from_secs(2) };
+
+/// Empties all shards.
+fn damage(shards: &Path) {
+    let shards: Vec<_> =
+        std::fs::read_dir(shards).unwrap().map(|entry| entry.unwrap().path()).collect();
+    assert!(!shards.is_empty());
+    shards.iter().for_each(|shard| std::fs::write(shard, b"").unwrap());
+}
+
+#[test]
+fn a_rank_that_fails_beside_a_checkpoint_still_to_be_written_is_the_one_that_is_named() {
+    let folder = tiny(
+        "[data]\nprefetch_batches = 1\n[train]\nepochs = 1000\nlr_drop_epoch = 0\n\
+         checkpoint_every_steps = 1\n[eval]\nsplits = []\n",
+    );
+    let folder = folder.path();
+    // Each rank has a data set of its own, as on two machines.
+    for rank in ["0", "1"] {
+        std::fs::create_dir(folder.join(rank)).unwrap();
+        std::fs::copy(folder.join("tiny.toml"), folder.join(rank).join("tiny.toml")).unwrap();
+        let copied = Command::new("cp").args(["-r", "data", rank]).current_dir(folder).status();
+        assert!(copied.unwrap().success());
+    }
+    let run = folder.join("run");
+    let disk = SlowDisk::new(folder, &run.join("checkpoints"), VERY_SLOW);
+    let script = format!(
+        "cd $RANK && exec {} train tiny.toml --set output='\"{}\"'",
+        program("hqsam").display(),
+        run.display()
+    );
+    let arguments = ["--procs", "2", "--", "bash", "-c", &script];
+    let mut launcher = launch_with(&disk.environment(), folder, &arguments);
+    wait_until(&mut launcher, folder, || names(&run).len() > 1 && staged(&run).is_some());
+    damage(&folder.join("0/data/shards"));
+    let (succeeded, said) = ended(launcher, folder);
+    assert!(!succeeded, "{said}");
+    assert!(
+        said.contains("the checkpoint that was begun is written, then this rank ends"),
+        "{said}"
+    );
+    let last = said.lines().last().unwrap_or_default();
+    assert!(last.starts_with("launch: rank 0 of 2 failed") && last.contains("row"), "{said}");
+    assert_eq!(staged(&run), None, "{said}");
 }

@@ -153,7 +153,9 @@ pub enum C10dError {
         theirs: String,
     },
     /// The collective failed because of another rank.
-    #[error("rank {rank}: {op} (collective {sequence}) failed: {blame} ({reason})")]
+    #[error(
+        "rank {rank}: {op} (collective {sequence}) failed: {} ({reason})", fault.told_of(peers)
+    )]
     Collective {
         /// The reporting rank.
         rank: usize,
@@ -161,8 +163,10 @@ pub enum C10dError {
         op: &'static str,
         /// Number of this collective since the start, from 1.
         sequence: u64,
-        /// Which ranks are gone or behind, in words.
-        blame: String,
+        /// The ranks to blame, ascending; empty where none is known.
+        peers: Vec<usize>,
+        /// What is wrong with them.
+        fault: Fault,
         /// libtorch's words.
         reason: String,
     },
@@ -186,4 +190,70 @@ pub enum C10dError {
         /// What libtorch said.
         source: tch::TchError,
     },
+}
+
+/// What is wrong with the ranks that a collective failed because of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Fault {
+    /// They no longer beat: ended, stopped or cut off.
+    Gone,
+    /// They are alive but did not come to the collective.
+    Behind,
+    /// Rank 0's store no longer answers.
+    NoStore,
+    /// Rank 0's store does not answer, and nothing says that it has ended.
+    SilentStore,
+    /// Every rank is alive and came.
+    Network,
+    /// The store could not be asked.
+    Unknown,
+}
+
+impl Fault {
+    /// In words, of these ranks.
+    fn told_of(self, peers: &[usize]) -> String {
+        let names: Vec<_> = peers.iter().map(usize::to_string).collect();
+        let ranks = match peers {
+            [_] => format!("rank {} is", names.join(", ")),
+            _ => format!("ranks {} are", names.join(", ")),
+        };
+        match self {
+            Self::Gone => format!("{ranks} gone or stopped"),
+            Self::Behind => format!("{ranks} alive but did not come to it"),
+            Self::NoStore if peers.is_empty() => "this rank's own store stopped answering".into(),
+            Self::NoStore => format!("{ranks} gone: its store no longer answers"),
+            Self::SilentStore => format!("{ranks} gone or cut off: its store does not answer"),
+            Self::Network => "every rank is alive and came to it; check the network".into(),
+            Self::Unknown => "no thread can be started to ask who is gone".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failed_collective_names_its_peers() {
+        let error = |peers: &[usize], fault| C10dError::Collective {
+            rank: 1,
+            op: "barrier",
+            sequence: 7,
+            peers: peers.to_vec(),
+            fault,
+            reason: "closed".into(),
+        };
+        for (peers, fault, words) in [
+            (&[2][..], Fault::Gone, "rank 2 is gone or stopped"),
+            (&[0, 3], Fault::Behind, "ranks 0, 3 are alive but did not come to it"),
+            (&[0], Fault::NoStore, "rank 0 is gone: its store no longer answers"),
+            (&[], Fault::NoStore, "this rank's own store stopped answering"),
+            (&[0], Fault::SilentStore, "rank 0 is gone or cut off: its store does not answer"),
+            (&[], Fault::Network, "every rank is alive and came to it; check the network"),
+        ] {
+            let text = error(peers, fault).to_string();
+            assert_eq!(text, format!("rank 1: barrier (collective 7) failed: {words} (closed)"));
+        }
+    }
 }

@@ -35,5 +35,5 @@ mod process_group;
 mod roll_call;
 mod store;
 
-pub use error::C10dError;
+pub use error::{C10dError, Fault};
 pub use process_group::{Backend, ProcessGroup, ReduceOp};

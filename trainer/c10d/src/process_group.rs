@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::C10dError;
 use crate::ffi::{GroupHandle, StoreHandle};
-use crate::roll_call::RollCall;
+use crate::roll_call::{Blame, RollCall};
 use crate::store::Rendezvous;
 
 /// Which engine moves the data.
@@ -94,7 +94,9 @@ impl ProcessGroup {
         if master_addr.is_empty() || master_addr.contains('\0') {
             return Err(C10dError::InvalidAddress { rank, address: master_addr.to_owned() });
         }
-        check_backend(backend, rank)?;
+        if backend == Backend::Nccl && !cfg!(nccl) {
+            return Err(C10dError::NcclNotBuilt { rank });
+        }
         let meeting =
             Rendezvous { rank, world_size, address: master_addr, port: master_port, timeout };
         let store = meeting.open()?;
@@ -249,8 +251,9 @@ impl ProcessGroup {
     }
 
     fn collective_error(&self, op: &'static str, sequence: u64, reason: String) -> C10dError {
-        let blame = self.roll_call.blame(&self.store, self.rank, self.world_size, sequence);
-        C10dError::Collective { rank: self.rank, op, sequence, blame, reason }
+        let Blame { fault, peers } =
+            self.roll_call.blame(&self.store, self.rank, self.world_size, sequence);
+        C10dError::Collective { rank: self.rank, op, sequence, peers, fault, reason }
     }
 }
 
@@ -321,19 +324,6 @@ fn describe(values: &[i64]) -> String {
         Some(kind) => format!("{call} of {kind:?} {:?}", &values[4..4 + dimensions]),
         None => call,
     }
-}
-
-fn check_backend(backend: Backend, rank: usize) -> Result<(), C10dError> {
-    if backend == Backend::Gloo {
-        return Ok(());
-    }
-    if !cfg!(nccl) {
-        return Err(C10dError::NcclNotBuilt { rank });
-    }
-    if tch::Cuda::device_count() == 0 {
-        return Err(C10dError::NoGpu { rank });
-    }
-    Ok(())
 }
 
 #[cfg(nccl)]

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use crate::error::Fault;
 use crate::ffi::StoreHandle;
 
 /// Time between two beats of a rank.
@@ -51,7 +52,7 @@ impl RollCall {
         self.sequence.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Says which ranks are to blame for a failure of collective `sequence`. The
+    /// Says which ranks are to blame for a failure of collective `sequence`, and for what. The
     /// first rank to find out leaves its verdict for the others. Takes [`SILENCE`], and [`ANSWER`] where
     /// the store does not answer.
     pub(crate) fn blame(
@@ -60,7 +61,7 @@ impl RollCall {
         rank: usize,
         world_size: usize,
         sequence: u64,
-    ) -> String {
+    ) -> Blame {
         let (sender, answer) = channel();
         let store = Arc::clone(store);
         // A read that hangs keeps its thread and the store until the process ends.
@@ -70,12 +71,46 @@ impl RollCall {
         };
         let asked = std::thread::Builder::new().name("c10d-blame".to_owned()).spawn(ask);
         match asked.map(|_| answer.recv_timeout(ANSWER)) {
-            Ok(Ok(Ok(text))) => text,
-            Ok(Ok(Err(_))) if rank == 0 => "this rank's own store stopped answering".to_owned(),
-            Ok(Ok(Err(_))) => "rank 0 is gone: its store no longer answers".to_owned(),
-            Ok(Err(_)) => "rank 0 is gone or cut off: its store does not answer".to_owned(),
-            Err(error) => format!("no thread can be started to ask who is gone ({error})"),
+            Ok(Ok(Ok(blame))) => blame,
+            Ok(Ok(Err(_))) if rank == 0 => Blame { fault: Fault::NoStore, peers: Vec::new() },
+            Ok(Ok(Err(_))) => {
+                // As long as for any other rank: whoever watches the processes shall see rank 0 end
+                // first, with its own reason, and this one only then.
+                std::thread::sleep(SILENCE);
+                Blame { fault: Fault::NoStore, peers: vec![0] }
+            }
+            Ok(Err(_)) => Blame { fault: Fault::SilentStore, peers: vec![0] },
+            Err(_) => Blame { fault: Fault::Unknown, peers: Vec::new() },
         }
+    }
+}
+
+/// Who is to blame for a failure, and for what.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Blame {
+    pub(crate) fault: Fault,
+    pub(crate) peers: Vec<usize>,
+}
+
+/// What a verdict can be, with its first word in the store.
+const VERDICTS: [(Fault, &str); 3] =
+    [(Fault::Gone, "gone"), (Fault::Behind, "behind"), (Fault::Network, "network")];
+
+impl Blame {
+    /// `gone 1 2`, as it lies in the store.
+    fn text(&self) -> String {
+        let word = VERDICTS.iter().find(|(fault, _)| *fault == self.fault);
+        let peers = self.peers.iter().map(usize::to_string);
+        let words: Vec<String> =
+            word.map(|(_, word)| (*word).to_owned()).into_iter().chain(peers).collect();
+        words.join(" ")
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let mut words = text.split(' ');
+        let word = words.next()?;
+        let &(fault, _) = VERDICTS.iter().find(|(_, name)| *name == word)?;
+        Some(Self { fault, peers: words.map(str::parse).collect::<Result<_, _>>().ok()? })
     }
 }
 
@@ -94,9 +129,10 @@ fn verdict(
     rank: usize,
     world_size: usize,
     sequence: u64,
-) -> Result<String, String> {
+) -> Result<Blame, String> {
     const VERDICT: &str = "verdict";
-    if let Some(earlier) = store.get(VERDICT)? {
+    let earlier = || Ok::<_, String>(store.get(VERDICT)?.and_then(|text| Blame::parse(&text)));
+    if let Some(earlier) = earlier()? {
         return Ok(earlier);
     }
     let read = || -> Result<Vec<Option<String>>, String> {
@@ -104,7 +140,7 @@ fn verdict(
     };
     let before = read()?;
     std::thread::sleep(SILENCE);
-    if let Some(earlier) = store.get(VERDICT)? {
+    if let Some(earlier) = earlier()? {
         return Ok(earlier);
     }
     let after = read()?;
@@ -120,26 +156,36 @@ fn verdict(
             _ => gone.push(peer),
         }
     }
-    let text = match (gone.is_empty(), behind.is_empty()) {
-        (false, _) => format!("{} gone or stopped", ranks(&gone)),
-        (true, false) => format!("{} alive but did not come to it", ranks(&behind)),
-        (true, true) => "every rank is alive and came to it; check the network".to_owned(),
+    let blame = match (gone.is_empty(), behind.is_empty()) {
+        (false, _) => Blame { fault: Fault::Gone, peers: gone },
+        (true, false) => Blame { fault: Fault::Behind, peers: behind },
+        (true, true) => Blame { fault: Fault::Network, peers: Vec::new() },
     };
-    store.set(VERDICT, &text)?;
-    Ok(text)
+    store.set(VERDICT, &blame.text())?;
+    Ok(blame)
 }
 
 fn reached(beat: &str) -> u64 {
     beat.split(' ').nth(1).and_then(|number| number.parse().ok()).unwrap_or(0)
 }
 
-fn ranks(list: &[usize]) -> String {
-    let names: Vec<_> = list.iter().map(usize::to_string).collect();
-    let noun = if list.len() == 1 { "rank" } else { "ranks" };
-    let verb = if list.len() == 1 { "is" } else { "are" };
-    format!("{noun} {} {verb}", names.join(", "))
-}
-
 fn beat_key(rank: usize) -> String {
     format!("beat/{rank}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_comes_back_from_the_store_as_it_was() {
+        for (fault, peers) in
+            [(Fault::Gone, vec![3]), (Fault::Behind, vec![0, 12]), (Fault::Network, Vec::new())]
+        {
+            let blame = Blame { fault, peers };
+            assert_eq!(Blame::parse(&blame.text()), Some(blame));
+        }
+        assert_eq!(Blame::parse("gone x"), None);
+        assert_eq!(Blame::parse("rank 1 is gone"), None);
+    }
 }

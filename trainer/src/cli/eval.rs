@@ -139,9 +139,11 @@ fn run_rank(arguments: &EvalArguments, device: Device, rank_env: Option<&RankEnv
                 batches.set(batches.get() + 1);
                 heartbeat.beat(batches.get());
             },
+            stop: None,
         };
         let Evaluation { report, pictures } =
-            evaluate(&context, &dataset, split, &section, arguments.threads)?;
+            evaluate(&context, &dataset, split, &section, arguments.threads)?
+                .context("the evaluation was stopped")?;
         context.progress.finish_and_clear();
         if world.rank != 0 {
             continue;

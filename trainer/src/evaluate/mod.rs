@@ -57,6 +57,9 @@ pub struct EvalContext<'a> {
     pub progress: ProgressBar,
     /// Called after each batch of this rank.
     pub on_batch: &'a dyn Fn(),
+    /// Whether this rank was asked to stop; the ranks agree on it before each batch. Without it an
+    /// evaluation is never stopped.
+    pub stop: Option<&'a dyn Fn() -> bool>,
 }
 
 /// A report, and pictures of some of its images.
@@ -68,7 +71,7 @@ pub struct Evaluation {
 }
 
 /// Evaluates `split`; each image is counted once however many ranks share the work, and every
-/// rank returns the same.
+/// rank returns the same: `None` where one of them was asked to stop.
 ///
 /// # Errors
 /// A split that does not exist, a shard that cannot be read, a rank that is gone, a protocol that
@@ -79,7 +82,7 @@ pub fn evaluate(
     split: &str,
     config: &EvalSection,
     threads: usize,
-) -> Result<Evaluation, TrainError> {
+) -> Result<Option<Evaluation>, TrainError> {
     check_protocols(context.model, &config.protocols)?;
     // Ranks take whole batches, so that what goes through the model together, and with it every
     // bit of the result, does not depend on their number.
@@ -95,7 +98,13 @@ pub fn evaluate(
     let rows = config.limit.map_or(rows, |limit| limit.min(rows));
     let mut gallery = Gallery::new(context.pictures, rows, &config.protocols);
     let mut scores = Vec::new();
-    loop {
+    // As many as the rank with the most batches has, so that all ranks ask equally often.
+    let rounds =
+        rows.div_ceil(config.batch.max(1) as u64).div_ceil(context.world.world_size as u64);
+    for _ in 0..rounds {
+        if stop_is_agreed(context)? {
+            return Ok(None);
+        }
         let samples: Vec<EvalSample> =
             stream.by_ref().take(config.batch).collect::<Result<_, StreamError>>()?;
         if samples.is_empty() {
@@ -121,7 +130,15 @@ pub fn evaluate(
         sets: report::summarise(&config.protocols, &images),
         images,
     };
-    Ok(Evaluation { report, pictures })
+    Ok(Some(Evaluation { report, pictures }))
+}
+
+/// Whether any rank was asked to stop.
+fn stop_is_agreed(context: &EvalContext<'_>) -> Result<bool, TrainError> {
+    let Some(stop) = context.stop else { return Ok(false) };
+    let request = f64::from(u8::from(stop()));
+    let requests = context.data_parallel.sum(&[request], context.device)?;
+    Ok(requests.iter().any(|&request| request > 0.0))
 }
 
 /// Refuses prompts of another size than the model takes, which only mask prompts can have.

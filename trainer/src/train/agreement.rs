@@ -29,6 +29,9 @@ const FREE: [&str; 17] = [
 /// The same by the beginning of the key.
 const FREE_BEGINNINGS: [&str; 3] = ["eval.", "train.checkpoint_every_", "train.cache_"];
 
+/// What is compared key by key.
+pub(super) const CONFIGURATION: &str = "configuration";
+
 /// The program, for comparisons: version and the hash of its file.
 pub(super) fn program() -> String {
     let file = std::env::current_exe().and_then(|path| crate::run::file_sha256(&path));

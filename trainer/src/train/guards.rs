@@ -90,9 +90,10 @@ impl Training<'_> {
         let mut owes = 0.0;
         if self.world.rank == 0 {
             let path = self.folder.join("eval.jsonl");
-            let is_done =
-                forget_partial_evaluation(&path, self.global_step, self.config.eval.splits.len())
-                    .map_err(|source| TrainError::Io { path, source })?;
+            let eval = &self.config.eval;
+            let due = eval.splits.len() * eval.protocols.len();
+            let is_done = forget_partial_evaluation(&path, self.global_step, due)
+                .map_err(|source| TrainError::Io { path, source })?;
             owes = f64::from(u8::from(!is_done));
         }
         let context = &self.context;

@@ -92,7 +92,7 @@ pub struct TrainOptions {
     pub device: Device,
     /// This rank's place, if a launcher started it.
     pub rank_env: Option<RankEnv>,
-    /// Set when the run should save and stop after the current step.
+    /// Set when the run should save and stop after the current step or batch of an evaluation.
     pub stop: Arc<AtomicBool>,
 }
 
@@ -116,24 +116,32 @@ pub enum Outcome {
 /// See [`TrainError`]; whatever was saved before stays.
 pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, TrainError> {
     let parent = parent_of_rank(options);
+    let stop = || options.stop.load(Ordering::Relaxed) || parent_of_rank(options) != parent;
     let mut training = Training::start(config, options)?;
-    let start = training.position;
-    let recipe = train_recipe(config, training.img_size);
-    let stream = TrainStream::new(
+    run(&mut training, &stop).inspect_err(|error| training.tell_while_writing(error))
+}
+
+/// From where the training stands to its end, or until `stop` says that this rank was asked to.
+fn run(training: &mut Training<'_>, stop: &dyn Fn() -> bool) -> Result<Outcome, TrainError> {
+    let config = training.config;
+    let mut batches = Batches::new(TrainStream::new(
         Arc::clone(&training.dataset),
-        recipe,
+        train_recipe(config, training.img_size),
         training.world,
-        start,
+        training.position,
         config.train.epochs,
-    )?;
-    let mut batches = Batches::new(stream);
+    )?);
     let steps_per_epoch = batches.steps_per_epoch();
     if steps_per_epoch == 0 {
         return Err(too_few_samples(config));
     }
     training.log.start(&training.position, steps_per_epoch, config.train.epochs);
 
-    let mut reports = if training.owes_evaluation()? { training.evaluate()? } else { Vec::new() };
+    let mut reports = Vec::new();
+    if training.owes_evaluation()? {
+        let Some(made) = training.evaluate(stop)? else { return training.stop() };
+        reports = made;
+    }
     loop {
         let waiting = Instant::now();
         training.heartbeat.beat(training.global_step);
@@ -141,8 +149,7 @@ pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, Tr
         let data_wait = waiting.elapsed();
         let lr = config.train.lr_at(batch.epoch);
         let stepping = Instant::now();
-        let stop = options.stop.load(Ordering::Relaxed) || parent_of_rank(options) != parent;
-        let report = match train_step(&mut training.context, &batch, lr, stop) {
+        let report = match train_step(&mut training.context, &batch, lr, stop()) {
             Ok(report) => Some(report),
             Err(error) => {
                 training.not_finite(&batch, error)?;
@@ -159,9 +166,7 @@ pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, Tr
         if epoch_ended || stop_agreed || training.checkpoint_is_due()? {
             training.save()?;
             if stop_agreed && training.position.epoch < config.train.epochs {
-                let checkpoint = training.saved()?;
-                training.log.stopped(&checkpoint);
-                return Ok(Outcome::Stopped { checkpoint });
+                return training.stop();
             }
         } else {
             training.check_parameters_if_due()?;
@@ -170,7 +175,8 @@ pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, Tr
             training.tell_cache();
         }
         if epoch_ended && training.evaluation_is_due() {
-            reports = training.evaluate()?;
+            let Some(made) = training.evaluate(stop)? else { return training.stop() };
+            reports = made;
         }
     }
     training.saved()?;

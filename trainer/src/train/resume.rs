@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use dataset::order::World;
 use pipeline::Position;
 
-use super::agreement::differences;
+use super::agreement::{CONFIGURATION, differences};
 use super::training::Training;
 use super::{TrainError, internal};
 use crate::checkpoint::{Checkpoint, Checkpoints, Found};
@@ -125,9 +125,14 @@ impl Training<'_> {
             let (path, changed) = (path.display(), changed.join("; "));
             return Err(TrainError::Config(format!("{path}: cannot resume, {changed}")));
         }
-        if !info.program.is_empty() && info.program != env!("CARGO_PKG_VERSION") {
-            let (now, then) = (env!("CARGO_PKG_VERSION"), &info.program);
-            tracing::warn!("{} was written by version {then}, this is {now}", path.display());
+        if !info.program.is_empty() && info.program != self.program && self.world.rank == 0 {
+            tracing::warn!(
+                "{} was written by another program, which may compute other bits: it was {} and is \
+                 now {}",
+                path.display(),
+                info.program,
+                self.program
+            );
         }
         load_hq_parameters(&self.context.model, &hq_parameters)
             .map_err(|problem| TrainError::Config(format!("{}: {problem}", path.display())))?;
@@ -140,17 +145,51 @@ impl Training<'_> {
         self.log.resumed(path, &self.position, self.global_step)
     }
 
-    /// Says what differs: the ranks' configurations are compared with rank 0's.
-    pub(super) fn disagreement(&self, what: &str, config: &str) -> Result<TrainError, TrainError> {
-        let (rank, context) = (self.world.rank, &self.context);
-        let all = context.data_parallel.all_gather_bytes(config.as_bytes(), context.device)?;
+    /// Says what differs: this rank's `value` and those of the others are compared with rank 0's.
+    pub(super) fn disagreement(&self, what: &str, value: &str) -> Result<TrainError, TrainError> {
+        let context = &self.context;
+        let all = context.data_parallel.all_gather_bytes(value.as_bytes(), context.device)?;
         let texts: Vec<_> = all.iter().map(|text| String::from_utf8_lossy(text)).collect();
-        let other = texts.iter().position(|text| *text != texts[0]);
-        let keys = other.map_or_else(String::new, |other| {
-            let keys = differences(&texts[0], &texts[other], false).join(", ");
-            format!(" (from rank 0 to rank {other}: {keys})")
-        });
-        let text = format!("rank {rank}: the {what} is not the same on every rank{keys}");
-        Ok(TrainError::Diverged(text))
+        Ok(TrainError::Diverged(different(what, &texts)))
+    }
+}
+
+/// The first rank whose value is not rank 0's, with both values; `what` says of what.
+fn different(what: &str, values: &[impl AsRef<str>]) -> String {
+    let value = |rank: usize| match values[rank].as_ref() {
+        "" => "none",
+        value => value,
+    };
+    let other = (0..values.len()).find(|&rank| value(rank) != value(0)).unwrap_or(0);
+    let values = match what {
+        CONFIGURATION => {
+            let keys = differences(value(0), value(other), false).join(", ");
+            format!("from rank 0 to rank {other}: {keys}")
+        }
+        _ => format!("rank 0 has {}, rank {other} has {}", value(0), value(other)),
+    };
+    format!("the {what} is not the same on every rank ({values})")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_rank_that_differs_is_named_with_both_values() {
+        assert_eq!(
+            different("data manifest", &["ab", "ab", "cd", "ef"]),
+            "the data manifest is not the same on every rank (rank 0 has ab, rank 2 has cd)"
+        );
+        // A random SAM has no file.
+        assert_eq!(
+            different("SAM checkpoint", &["", "cd"]),
+            "the SAM checkpoint is not the same on every rank (rank 0 has none, rank 1 has cd)"
+        );
+        assert_eq!(
+            different(CONFIGURATION, &["[train]\nlr = 0.1", "[train]\nlr = 0.2"]),
+            "the configuration is not the same on every rank (from rank 0 to rank 1: train.lr was 0.1 \
+             and is now 0.2)"
+        );
     }
 }

@@ -63,6 +63,11 @@ impl Saver {
         settled
     }
 
+    /// Whether a checkpoint that was begun is not yet written.
+    pub(super) fn is_writing(&self) -> bool {
+        self.writing.as_ref().is_some_and(|writing| !writing.is_finished())
+    }
+
     /// Tells what became of those before.
     fn settle(&mut self) -> Result<(), CheckpointError> {
         match self.wait() {

@@ -12,14 +12,14 @@ use pipeline::{Batch, Dataset, Position};
 use sha2::{Digest, Sha256};
 use tch::Tensor;
 
-use super::agreement::program;
+use super::agreement::{CONFIGURATION, program};
 use super::ahead::Ahead;
 use super::frozen::Frozen;
 use super::parameters;
 use super::resume::{forget_logs, lock_run, newest_checkpoint};
 use super::saver::Saver;
 use super::setup::{check_prompts, join_ranks, open_feature_cache, step_context};
-use super::{TrainError, TrainOptions, internal};
+use super::{Outcome, TrainError, TrainOptions, internal};
 use crate::checkpoint::{
     CHECKPOINT_VERSION, Checkpoint, CheckpointError, CheckpointInfo, Checkpoints,
 };
@@ -42,7 +42,6 @@ pub(super) struct Training<'a> {
     pub(super) config: &'a TrainConfig,
     /// Logs and tables of the run.
     pub(super) folder: PathBuf,
-    pub(super) context: StepContext,
     pub(super) dataset: Arc<Dataset>,
     pub(super) world: World,
     pub(super) img_size: usize,
@@ -52,6 +51,8 @@ pub(super) struct Training<'a> {
     pub(super) skipped: u32,
     pub(super) data_sha256: String,
     pub(super) sam_sha256: String,
+    /// See [`program`].
+    pub(super) program: String,
     frozen: Frozen,
     /// Ends before what it writes to.
     saver: Saver,
@@ -62,6 +63,9 @@ pub(super) struct Training<'a> {
     /// Held by rank 0 while it lives, so that no two runs write into one folder.
     _lock: Option<File>,
     pub(super) log: RunLog,
+    /// Dropped last: when this rank leaves the group, the others fail. By then it has written what it
+    /// began, and can say at once why it ends.
+    pub(super) context: StepContext,
 }
 
 impl<'a> Training<'a> {
@@ -97,7 +101,6 @@ impl<'a> Training<'a> {
         }
         let mut training = Self {
             config,
-            context,
             world,
             img_size: encoder.img_size() as usize,
             position: Position { epoch: 0, step: 0 },
@@ -111,9 +114,11 @@ impl<'a> Training<'a> {
             _lock: lock,
             data_sha256: dataset.manifest_sha256(),
             sam_sha256,
+            program: program(),
             log: RunLog::open(&folder, world.rank == 0)?,
             folder,
             dataset,
+            context,
         };
         training.agree_on_inputs(&encoder)?;
         if let Some((path, checkpoint)) = newest {
@@ -129,16 +134,16 @@ impl<'a> Training<'a> {
         let config = toml::to_string(self.config).map_err(internal)?;
         let encoder = serde_json::to_string(encoder).map_err(internal)?;
         let parts = [
-            ("program", program()),
-            ("configuration", config.clone()),
-            ("encoder", encoder),
-            ("data manifest", self.data_sha256.clone()),
-            ("SAM checkpoint", self.sam_sha256.clone()),
+            ("program", &self.program),
+            (CONFIGURATION, &config),
+            ("encoder", &encoder),
+            ("data manifest", &self.data_sha256),
+            ("SAM checkpoint", &self.sam_sha256),
         ];
         for (what, value) in parts {
             let digest = Sha256::digest(value.as_bytes());
             if !self.context.data_parallel.agree(&digest, self.context.device)? {
-                return Err(self.disagreement(what, &config)?);
+                return Err(self.disagreement(what, value)?);
             }
         }
         // The initial values come from one seed, so this changes nothing unless a library's
@@ -236,7 +241,7 @@ impl<'a> Training<'a> {
             sam_sha256: self.sam_sha256.clone(),
             tensors_sha256: String::new(),
             config: toml::to_string(self.config).unwrap_or_default(),
-            program: env!("CARGO_PKG_VERSION").to_owned(),
+            program: self.program.clone(),
         };
         let copies =
             self.hq_state().into_iter().map(|(name, tensor)| (name, tensor.detach().copy()));
@@ -254,6 +259,22 @@ impl<'a> Training<'a> {
         Ok(())
     }
 
+    /// Says why this rank ends where that is not at once: what it began to write is written first.
+    pub(super) fn tell_while_writing(&self, error: &TrainError) {
+        if self.saver.is_writing() {
+            tracing::error!(
+                "{error}; the checkpoint that was begun is written, then this rank ends"
+            );
+        }
+    }
+
+    /// Ends on request, with everything saved.
+    pub(super) fn stop(&mut self) -> Result<Outcome, TrainError> {
+        let checkpoint = self.saved()?;
+        self.log.stopped(&checkpoint);
+        Ok(Outcome::Stopped { checkpoint })
+    }
+
     /// Waits until the last checkpoint is written; every rank then knows that it is there.
     pub(super) fn saved(&mut self) -> Result<PathBuf, TrainError> {
         let path = self.saver.wait()?;
@@ -268,7 +289,12 @@ impl<'a> Training<'a> {
             && (last || (eval.every_epochs > 0 && epoch % eval.every_epochs == 0))
     }
 
-    pub(super) fn evaluate(&mut self) -> Result<Vec<EvalReport>, TrainError> {
+    /// A report for each split; `None` where a rank was asked to stop meanwhile, which `stop` tells. The
+    /// run that goes on from here owes the evaluation.
+    pub(super) fn evaluate(
+        &mut self,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Vec<EvalReport>>, TrainError> {
         let mut reports = Vec::new();
         for split in &self.config.eval.splits {
             let rows = self.dataset.num_samples(split)?;
@@ -282,16 +308,17 @@ impl<'a> Training<'a> {
                 feature_cache: self.context.frozen.feature_cache.as_deref(),
                 pictures: PictureWish { worst: 0, fixed: OVERLAYS },
                 on_batch: &|| self.heartbeat.beat(self.global_step),
+                stop: Some(stop),
                 progress: self.log.evaluation_bar(split, rows / self.world.world_size as u64),
             };
             let threads = self.config.data.threads;
-            let Evaluation { report, pictures } =
-                evaluate(&context, &self.dataset, split, &self.config.eval, threads)?;
-            self.log.evaluated(self.position.epoch, self.global_step, &report, &pictures)?;
+            let found = evaluate(&context, &self.dataset, split, &self.config.eval, threads)?;
+            let Some(Evaluation { report, pictures }) = found else { return Ok(None) };
+            self.log.evaluated(self.position.epoch, self.global_step, &report, &pictures);
             reports.push(report);
         }
         self.keep_best(&reports)?;
-        Ok(reports)
+        Ok(Some(reports))
     }
 
     fn keep_best(&mut self, reports: &[EvalReport]) -> Result<(), TrainError> {

@@ -37,7 +37,7 @@ pub(crate) fn play(case: &str) {
         "disagree_shape" | "disagree_kind" | "disagree_call" => {
             disagree(&start(TIMEOUT).unwrap(), case);
         }
-        "killed" => killed(&start(TIMEOUT).unwrap(), 2),
+        "killed" => killed(&start(TIMEOUT).unwrap(), number("C10D_WORLD_SIZE") - 1),
         "killed_0" => killed(&start(TIMEOUT).unwrap(), 0),
         "late" => late(&start(SHORT).unwrap()),
         "stopped" => stopped(&start(SHORT).unwrap()),
@@ -93,7 +93,7 @@ fn unfit(group: &ProcessGroup) {
     assert!(matches!(error, C10dError::UnsupportedKind { kind: Kind::Bool, .. }), "{error}");
     let mut sum = scalar(1.0);
     group.all_reduce(&mut sum, ReduceOp::Sum).unwrap();
-    assert_eq!(sum, scalar(2.0));
+    assert_eq!(sum, scalar(group.world_size() as f32));
 }
 
 /// Rank 1 differs from the rest; everyone learns it and is told by whom.
@@ -122,7 +122,12 @@ fn killed(group: &ProcessGroup, victim: usize) {
     if group.rank() == victim {
         signal("KILL");
     }
-    say(&group.all_reduce(&mut tensor, ReduceOp::Sum).unwrap_err().to_string());
+    let error = group.all_reduce(&mut tensor, ReduceOp::Sum).unwrap_err();
+    // What a program can act on, besides the words.
+    let C10dError::Collective { peers, fault, .. } = &error else { panic!("{error}") };
+    let due = if victim == 0 { [Fault::NoStore, Fault::Gone] } else { [Fault::Gone; 2] };
+    assert!(*peers == [victim] && due.contains(fault), "{error:?}");
+    say(&error.to_string());
 }
 
 fn late(group: &ProcessGroup) {
