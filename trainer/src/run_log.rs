@@ -9,12 +9,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use pipeline::Position;
 use serde::Serialize;
 
-use crate::evaluate::{EvalReport, Pictures, SetScore, render, write_table};
+use crate::evaluate::{EvalReport, Pictures, SetScore, render, write_overlays, write_table};
 use crate::tensorboard::{EncodedPicture, EventWriter};
 use crate::train::TrainError;
 
 /// One line of `steps.jsonl`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct StepLine {
     /// Epoch, from 0.
     pub epoch: u64,
@@ -167,7 +167,8 @@ impl RunLog {
     /// Records a step. A line that cannot be written is worth a warning, not the run.
     pub fn step(&mut self, line: &StepLine) {
         let Some(file) = &mut self.steps else { return };
-        self.bar.set_position(self.bar.position() + 1);
+        // Steps that were skipped have no line.
+        self.bar.set_position(line.global_step);
         self.bar.set_message(format!(
             "epoch {}, loss {:.4} (mask {:.4}, dice {:.4}), lr {:.0e}, {:.2} img/s",
             line.epoch + 1,
@@ -201,8 +202,8 @@ impl RunLog {
         if self.is_rank_zero() { evaluation_bar(split, images) } else { ProgressBar::hidden() }
     }
 
-    /// Writes `eval/<split>-epoch-<n>` as [`write_report`] does, and a line of `eval.jsonl` for each
-    /// protocol.
+    /// Writes `eval/<split>-epoch-<n>` as [`write_report`] does, a folder of the same name as
+    /// [`write_overlays`] does, and a line of `eval.jsonl` for each protocol.
     ///
     /// # Errors
     /// A folder that cannot be written.
@@ -217,7 +218,12 @@ impl RunLog {
             return Ok(());
         }
         let name = format!("{}-epoch-{epochs_done:03}", report.split);
-        write_report(&self.folder.join("eval"), &name, report)?;
+        let folder = self.folder.join("eval");
+        write_report(&folder, &name, report)?;
+        // Pictures that cannot be written are worth a warning, not the run.
+        if let Err(error) = write_overlays(&folder, &report.split, epochs_done, pictures) {
+            tracing::warn!("{}: the pictures of {name}: {error}", folder.display());
+        }
         let path = self.folder.join("eval.jsonl");
         let io = |source| TrainError::Io { path: path.clone(), source };
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(io)?;
@@ -357,6 +363,17 @@ pub fn write_page(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_bar_counts_steps_that_were_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = RunLog::open(folder.path(), true).unwrap();
+        log.start(&Position { epoch: 1, step: 1 }, 4, 3);
+        assert_eq!(log.bar.position(), 5);
+        // The sixth step was not finite.
+        log.step(&StepLine { epoch: 1, step: 2, global_step: 7, ..StepLine::default() });
+        assert_eq!(log.bar.position(), 7);
+    }
 
     #[test]
     fn steps_done_again_are_not_logged_twice() {
