@@ -73,7 +73,15 @@ fn encoding_ahead_changes_no_bit_over_stops_and_resumes() {
     let cache = format!("train.cache_embeddings={:?}", folder.join("cache").to_str().unwrap());
     let copies = "augment.copies=1";
     run(folder, "off-cached", &[off, &cache, copies], false);
-    run(folder, "on-cached", &[on, &cache, copies], false);
+    let sets = [on, &cache, copies, "output=\"on-cached\""].map(|change| ["--set", change]);
+    let train = [&["train", "tiny.toml"], sets.as_flattened()].concat();
+    let warm = tests::run(folder, "hqsam", &train);
+    let said = String::from_utf8_lossy(&warm.stderr);
+    assert!(warm.status.success(), "{said}");
+    // Nine samples, and the three that are evaluated after each epoch.
+    let hits: Vec<&str> = said.lines().filter(|line| line.contains("hits=")).collect();
+    assert!(hits.len() == 2 && hits[0].contains("hits=9 misses=0 "), "{said}");
+    assert!(hits[1].contains("hits=12 misses=0 "), "{said}");
     assert_eq!(outcome(&folder.join("on-cached")), outcome(&folder.join("off-cached")));
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use tests::{fail, lines, succeed, tiny};
+use tests::{fail, lines, succeed, tiny, write_tiny};
 
 /// Two steps an epoch.
 const CHANGES: &str = r#"
@@ -36,6 +36,7 @@ fn raw_folders_become_an_exported_model() {
     let sets = report[0]["sets"].as_array().unwrap();
     assert_eq!(sets.last().unwrap()["set"], "all");
     assert_eq!(sets.last().unwrap()["images"], 3);
+    assert_eq!(report[0]["split_images"], 3);
 
     for format in ["pth", "safetensors"] {
         let _ = succeed(folder, "hqsam", &["export", "run", "--format", format]);
@@ -51,6 +52,67 @@ fn raw_folders_become_an_exported_model() {
         assert!(folder.join("mask.overlay.png").exists());
     }
     assert!(masks.iter().all(|mask| *mask == masks[0]), "the exports predict as the run does");
+}
+
+#[test]
+fn an_evaluation_tells_of_which_weights_it_is_and_how_many_images() {
+    let folder = tiny(CHANGES);
+    let folder = folder.path();
+    let train = ["train", "tiny.toml", "--set", "eval.limit=2"];
+    let _ = succeed(folder, "hqsam", &[&train[..], &["--set", "train.epochs=1"]].concat());
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let part = "Only 2 of the 3 images of the split were evaluated.";
+    assert!(read("run/eval/val-epoch-001.md").contains(part));
+    let card = |model: &str, name: &str| {
+        let _ = succeed(folder, "hqsam", &["export", model, "-o", name]);
+        read(&name.replace(".pth", ".md"))
+    };
+    let of_epoch = card("run", "one.pth");
+    assert!(of_epoch.contains("`val-epoch-001`") && of_epoch.contains(part), "{of_epoch}");
+
+    // The limit is for evaluations between epochs; `hqsam eval` takes all unless told otherwise.
+    let printed = succeed(folder, "hqsam", &["eval", "run"]);
+    let all = "All 3 images of the split were evaluated.";
+    assert!(printed.contains(all), "{printed}");
+    assert!(read("run/eval/val.html").contains(all));
+    let whole = card("run", "one.pth");
+    assert!(whole.contains("`val`, in percent") && whole.contains(all), "{whole}");
+    assert!(!whole.contains(part), "{whole}");
+    let printed = succeed(folder, "hqsam", &["eval", "run", "--limit", "1", "--output", "one"]);
+    assert!(printed.contains("Only 1 of the 3 images"), "{printed}");
+
+    // A checkpoint in the run is of the run; without -o the export goes into its folder.
+    let first = "run/checkpoints/step-0000000002.safetensors";
+    let _ = succeed(folder, "hqsam", &["export", first]);
+    assert!(read("run/hqsam.md").contains("`val`, in percent"), "{}", read("run/hqsam.md"));
+
+    // Further training makes other weights, of which the table does not tell.
+    let _ = succeed(folder, "hqsam", &[&train[..], &["--resume"]].concat());
+    let later = card("run", "two.pth");
+    assert!(later.contains("`val-epoch-002`, in percent") && !later.contains(all), "{later}");
+    std::fs::remove_file(folder.join("run/eval/val-epoch-002.json")).unwrap();
+    let later = card("run", "two.pth");
+    assert!(later.contains("None was made of these weights"), "{later}");
+    assert!(card(first, "one.pth").contains(all));
+}
+
+#[test]
+fn the_bench_reports_every_part_as_json() {
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    write_tiny(folder, "data = { path = \"absent\" }");
+    let bench = ["bench", "tiny.toml", "--batch", "2", "--steps", "1", "--warm-up", "0", "--json"];
+    let printed = succeed(folder, "hqsam", &bench);
+    let report: serde_json::Value = serde_json::from_str(&printed).unwrap();
+    let seconds = report["seconds"].as_object().unwrap();
+    for part in ["step", "encoder", "decoder", "loss_backward", "optimizer", "data"] {
+        assert!(seconds[part].as_f64().unwrap() > 0.0, "{part}: {printed}");
+    }
+    for number in ["images_per_second", "peak_resident_mib"] {
+        assert!(report[number].as_f64().unwrap() > 0.0, "{number}: {printed}");
+    }
+    assert_eq!((&report["batch"], &report["random_weights"]), (&2.into(), &true.into()));
+    assert!(report["encoder"]["share_of_floor"].as_f64().unwrap() > 0.0, "{printed}");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use tch::Device;
 use tests::{python, succeed, workspace_root};
 use trainer::config::TrainConfig;
 use trainer::export::{ExportFormat, export};
-use trainer::model::{EncoderConfig, SamHq};
+use trainer::model::{EncoderConfig, SamHq, VitConfig};
 use trainer::weights::save_pth;
 
 /// Logits of our `hqsam predict` against the package's own predictor.
@@ -107,7 +107,8 @@ fn onnx_graphs_are_made_and_checked_by_the_shipped_script() {
     let folder = folder.path();
     let encoder = EncoderConfig::named("vit_tiny").unwrap();
     let state = SamHq::random(&encoder, 7, Device::Cpu).state_dict();
-    save_pth(&folder.join("model.pth"), &state).unwrap();
+    save_pth(&folder.join("random.pth"), &state).unwrap();
+    let _ = succeed(folder, "hqsam", &["export", "random.pth", "-o", "model.pth"]);
     let arguments = ["model.pth", "--model-type", "vit_tiny", "--output", "onnx"];
     let output = run_script(&python, folder, "scripts/export_onnx.py", &arguments);
     let stdout = String::from_utf8_lossy(&output.stdout);
@@ -115,6 +116,10 @@ fn onnx_graphs_are_made_and_checked_by_the_shipped_script() {
     for name in ["encoder.onnx", "decoder.onnx"] {
         assert!(folder.join("onnx").join(name).metadata().unwrap().len() > 1 << 20, "{name}");
     }
+    let card = |folder: &Path| std::fs::read_to_string(folder.join("README.md")).unwrap();
+    let text = card(&folder.join("onnx"));
+    let of_model = std::fs::read_to_string(folder.join("model.md")).unwrap();
+    assert!(text.starts_with(of_model.trim_end()) && text.contains("the HQ logits"), "{text}");
     // Another model type than the file's is refused by name, and nothing is written.
     let refused = Command::new(&python)
         .arg(workspace_root().join("scripts/export_onnx.py"))
@@ -124,7 +129,49 @@ fn onnx_graphs_are_made_and_checked_by_the_shipped_script() {
         .unwrap();
     let stderr = String::from_utf8_lossy(&refused.stderr);
     assert!(!refused.status.success() && stderr.contains("is no vit_b HQ-SAM"), "{stderr}");
-    assert!(!folder.join("wrong/encoder.onnx").exists());
+    assert!(!folder.join("wrong").exists());
+}
+
+#[test]
+fn onnx_graphs_of_a_vit_take_every_prompt_and_size_or_are_refused() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let folder = folder.path();
+    let sizes = VitConfig {
+        img_size: 256,
+        embed_dim: 64,
+        depth: 2,
+        num_heads: 2,
+        window_size: 7,
+        global_attn_indexes: vec![1],
+        ..VitConfig::default()
+    };
+    std::fs::write(folder.join("sizes.json"), serde_json::to_string(&sizes).unwrap()).unwrap();
+    let state = SamHq::random(&EncoderConfig::Vit(sizes), 7, Device::Cpu).state_dict();
+    save_pth(&folder.join("model.pth"), &state).unwrap();
+    let script = workspace_root().join("scripts/export_onnx.py");
+    let arguments = [script.to_str().unwrap(), "model.pth", "sizes.json"];
+    let output = run_script(&python, folder, "tests/python/export_small_onnx.py", &arguments);
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(stdout.matches("of torch on 4 inputs").count(), 4, "{stdout}");
+    let mut decoders = Vec::new();
+    for (name, words) in [
+        ("plain", "with the HQ logits, a single mask"),
+        ("sum", "with SAM's logits and the HQ logits, a single mask"),
+        ("multimask", "with the HQ logits, the best of SAM's three masks"),
+        ("sum_multimask", "with SAM's logits and the HQ logits, the best of SAM's three masks"),
+    ] {
+        let folder = folder.join(name);
+        decoders.push(std::fs::read(folder.join("decoder.onnx")).unwrap());
+        assert!(folder.join("encoder.onnx").is_file());
+        let card = std::fs::read_to_string(folder.join("README.md")).unwrap();
+        assert!(card.contains(words) && card.contains("are not known here"), "{card}");
+    }
+    assert!(decoders[0] != decoders[1] && decoders[1] != decoders[3]);
+    // A constant that the traced inputs do not show.
+    let refusal = stdout.lines().find(|line| line.starts_with("refused: decoder"));
+    assert!(refusal.is_some_and(|line| line.ends_with("nothing is left")), "{stdout}");
+    assert_eq!(folder.join("constant").read_dir().unwrap().count(), 0);
 }
 
 /// Draws `image.png` and writes the model's logits of a box and a point, which are returned, to

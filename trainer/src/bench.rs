@@ -69,7 +69,8 @@ pub fn bench(
     let mut seconds = measured.seconds();
     let memory = device::device_memory(train.device)?;
     if config.train.encode_ahead.is_on(train.device) {
-        let batch = drawn_batch(&config, &encoder, options.batch, world.rank);
+        let pictures = drawn_pictures(options.batch);
+        let batch = drawn_batch(&config, &encoder, &pictures, world.rank);
         seconds.ahead = Some(measure_ahead(&config, batch, options, &mut context)?);
     }
     let gflop_per_image = computed_flop(&encoder) / 1e9;
@@ -170,15 +171,17 @@ fn measure(
     context: &mut StepContext,
 ) -> Result<Measured, TrainError> {
     let (mut data, mut steps, mut losses) = (Vec::new(), Vec::new(), Vec::new());
+    // Training decodes pictures where this draws them; neither belongs to what `data` is the time of.
+    let pictures = drawn_pictures(options.batch);
     for step in 0..options.warm_up + options.steps {
         let start = Instant::now();
-        let batch = drawn_batch(config, encoder, options.batch, rank);
-        let drawn = start.elapsed();
+        let batch = drawn_batch(config, encoder, &pictures, rank);
+        let made = start.elapsed();
         let start = Instant::now();
         let report = train_step(context, &batch, config.train.lr, false)?;
         losses.push(report.loss_mask + report.loss_dice);
         if step >= options.warm_up {
-            data.push(drawn);
+            data.push(made);
             steps.push((start.elapsed(), report.times));
         }
     }
@@ -208,16 +211,27 @@ fn median(durations: impl Iterator<Item = Duration>) -> f64 {
     seconds.get(seconds.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Ellipses on noise, scaled to the encoder's input as a training sample is.
-fn drawn_batch(config: &TrainConfig, encoder: &EncoderConfig, size: usize, rank: usize) -> Batch {
+type Pictures = Vec<(RgbRaster, Mask255)>;
+
+/// Ellipses on noise.
+fn drawn_pictures(count: usize) -> Pictures {
+    (0..count).map(drawn_pair).collect()
+}
+
+/// Pictures scaled to the encoder's input as training samples are, with their prompts.
+fn drawn_batch(
+    config: &TrainConfig,
+    encoder: &EncoderConfig,
+    pictures: &Pictures,
+    rank: usize,
+) -> Batch {
     let side = encoder.img_size() as usize;
     let jitter = LargeScaleJitter { output_size: side, scale_range: [1.0, 1.0] };
     let params = JitterParams { random_scale: 1.0, crop_offset_yx: [0, 0] };
     let (mut images, mut masks) = (Vec::new(), Vec::new());
     let (mut prompts, mut sample_ids) = (Vec::new(), Vec::new());
-    for index in 0..size {
-        let (image, mask) = drawn_pair(index);
-        let (image, mask) = jitter.apply(&params, &image, &mask);
+    for (index, (image, mask)) in pictures.iter().enumerate() {
+        let (image, mask) = jitter.apply(&params, image, mask);
         let sample_id = format!("drawn/{rank}/{index}");
         let kinds = &config.prompt.kinds;
         let recipe =

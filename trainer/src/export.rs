@@ -64,6 +64,11 @@ pub fn export(
         ExportFormat::Safetensors => weights::save_safetensors(path, state, &BTreeMap::new())?,
         ExportFormat::Transformers => weights::save_transformers(path, state, encoder)?,
     }
+    verify(state, path)
+}
+
+/// Reads what was written and compares it.
+fn verify(state: &StateDict, path: &Path) -> Result<(), ExportError> {
     compare(state, &weights::load(path)?.state, path)
 }
 
@@ -92,4 +97,63 @@ fn compare(written: &StateDict, read: &StateDict, path: &Path) -> Result<(), Exp
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tch::{Device, Kind};
+
+    use super::*;
+    use crate::model::{SamHq, VitConfig};
+
+    fn small() -> (EncoderConfig, StateDict) {
+        let encoder = EncoderConfig::Vit(VitConfig {
+            img_size: 64,
+            embed_dim: 16,
+            depth: 2,
+            num_heads: 2,
+            window_size: 3,
+            global_attn_indexes: vec![1],
+            ..VitConfig::default()
+        });
+        let state = SamHq::random(&encoder, 1, Device::Cpu).state_dict();
+        (encoder, state)
+    }
+
+    #[test]
+    fn a_file_that_was_damaged_after_writing_is_refused() {
+        let (encoder, state) = small();
+        let folder = tempfile::tempdir().unwrap();
+        for format in [ExportFormat::Pth, ExportFormat::Safetensors, ExportFormat::Transformers] {
+            let path = folder.path().join(format.default_name());
+            export(&state, &encoder, &path, format).unwrap();
+            verify(&state, &path).unwrap();
+            let file = weights::tensor_file(&path);
+            let mut bytes = std::fs::read(&file).unwrap();
+            let middle = bytes.len() / 2;
+            bytes[middle] ^= 0x40;
+            std::fs::write(&file, bytes).unwrap();
+            let error = verify(&state, &path).unwrap_err().to_string();
+            let words = match format {
+                // It has checksums of its own.
+                ExportFormat::Pth => "hecksum",
+                _ => "read back with a difference in `",
+            };
+            assert!(error.contains(words) && error.contains("hqsam"), "{format:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_tensor_that_reads_back_as_another_is_refused() {
+        let (encoder, mut state) = small();
+        let folder = tempfile::tempdir().unwrap();
+        // Read as float32, whatever the file holds.
+        let token = state.get_mut("mask_decoder.hf_token.weight").unwrap();
+        *token = token.to_kind(Kind::Double);
+        for format in [ExportFormat::Pth, ExportFormat::Safetensors] {
+            let path = folder.path().join(format.default_name());
+            let error = export(&state, &encoder, &path, format).unwrap_err().to_string();
+            assert!(error.contains("`mask_decoder.hf_token.weight`: wrote Double"), "{error}");
+        }
+    }
 }

@@ -5,18 +5,23 @@
 //! entry cannot be hit. Values are kept in bfloat16; with a cache, features are rounded to it
 //! whether they come from the disk or not, so a warm cache changes no bit of a run.
 
+mod limit;
+
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use sha2::{Digest, Sha256};
 use tch::{Device, Kind, Tensor};
 
+use self::limit::Limit;
 use crate::checkpoint::hex;
 use crate::model::{Encoders, ImageFeatures};
 
 const IMAGE_EMBEDDINGS: &str = "image_embeddings_bhwc";
 const INTERM_EMBEDDINGS: &str = "interm_embeddings_bhwc";
+/// CRC-32 of the bytes of either.
+const CHECKSUMS: &str = "crc32";
 
 /// Features of images (B, H, W, 3) whose bytes are `pixels`, through the cache where there is one.
 pub fn encode(
@@ -38,7 +43,9 @@ pub fn encode(
 pub struct FeatureCache {
     folder: PathBuf,
     model_key: String,
-    bytes_left: AtomicU64,
+    limit: Limit,
+    /// After a failure; a full cache is asked again.
+    is_read_only: AtomicBool,
     counts: Mutex<CacheCounts>,
 }
 
@@ -54,28 +61,18 @@ pub struct CacheCounts {
 }
 
 impl FeatureCache {
-    /// Opens (creates) the cache in `folder` for the frozen weights named by `model_key`. This
-    /// rank may add its share of what `limit_bytes` leaves; a full cache is only read.
+    /// Opens (creates) the cache in `folder` for the frozen weights named by `model_key`. All ranks
+    /// and runs that use it add files up to `limit_bytes` together; a full cache is only read.
     ///
     /// # Errors
     /// The folder cannot be created or listed.
-    pub fn open(
-        folder: &Path,
-        model_key: &str,
-        limit_bytes: u64,
-        world_size: usize,
-    ) -> std::io::Result<Self> {
+    pub fn open(folder: &Path, model_key: &str, limit_bytes: u64) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let mut used = 0;
-        for entry in std::fs::read_dir(folder)? {
-            // A file that another rank has just renamed is counted next time.
-            used += entry?.metadata().map_or(0, |metadata| metadata.len());
-        }
-        let bytes_left = limit_bytes.saturating_sub(used) / world_size.max(1) as u64;
         Ok(Self {
             folder: folder.to_owned(),
             model_key: model_key.to_owned(),
-            bytes_left: AtomicU64::new(bytes_left),
+            limit: Limit::open(folder, limit_bytes)?,
+            is_read_only: AtomicBool::new(false),
             counts: Mutex::default(),
         })
     }
@@ -131,49 +128,60 @@ impl FeatureCache {
 
     /// A cache that cannot be written costs time, not the run.
     fn write(&self, path: &Path, features: &ImageFeatures) {
-        let bf16 =
-            |tensor: &Tensor| tensor.contiguous().to_kind(Kind::BFloat16).to_device(Device::Cpu);
-        let tensors = [
-            (IMAGE_EMBEDDINGS, bf16(&features.image_embeddings.permute([0, 2, 3, 1]))),
-            (INTERM_EMBEDDINGS, bf16(&features.interm_embeddings)),
-        ];
-        let bytes = tensors.iter().map(|(_, t)| 2 * t.numel() as u64).sum::<u64>();
-        if bytes > self.bytes_left.load(Ordering::Relaxed) {
+        if self.is_read_only.load(Ordering::Relaxed) {
             return;
         }
-        let staged = path.with_extension(format!("{}.tmp", std::process::id()));
-        let written = Tensor::write_safetensors(&tensors, &staged)
-            .map_err(std::io::Error::other)
-            .and_then(|()| std::fs::rename(&staged, path));
-        match written {
-            Ok(()) => {
-                self.bytes_left.fetch_sub(bytes, Ordering::Relaxed);
-                self.counts().bytes_written += bytes;
+        let bf16 =
+            |tensor: &Tensor| tensor.contiguous().to_kind(Kind::BFloat16).to_device(Device::Cpu);
+        let image = bf16(&features.image_embeddings.permute([0, 2, 3, 1]));
+        let interm = bf16(&features.interm_embeddings);
+        let bytes = 2 * (image.numel() + interm.numel()) as u64;
+        let staged = path.with_extension(format!("{}.{}", std::process::id(), limit::STAGED));
+        let written = self.limit.reserve(path, bytes).and_then(|is_reserved| {
+            if !is_reserved {
+                return Ok(0);
             }
+            let checksums = Tensor::from_slice(&[checksum(&image), checksum(&interm)]);
+            let tensors =
+                [(IMAGE_EMBEDDINGS, image), (INTERM_EMBEDDINGS, interm), (CHECKSUMS, checksums)];
+            Tensor::write_safetensors(&tensors, &staged).map_err(std::io::Error::other)?;
+            std::fs::rename(&staged, path).map(|()| bytes)
+        });
+        match written {
+            Ok(bytes) => self.counts().bytes_written += bytes,
             Err(error) => {
                 tracing::warn!(
                     "feature cache {}: {error}; it is only read from now on",
                     path.display()
                 );
-                self.bytes_left.store(0, Ordering::Relaxed);
+                self.is_read_only.store(true, Ordering::Relaxed);
             }
         }
     }
 }
 
-/// Features of one sample, or `None` where there is no whole file.
+fn checksum(tensor: &Tensor) -> i64 {
+    let bytes = Vec::<u8>::try_from(tensor.view_dtype(Kind::Uint8).flatten(0, -1));
+    crc_fast::crc32_iscsi(&bytes.expect("bytes on the CPU become a vector")).into()
+}
+
+/// Features of one sample, or `None` where there is no whole and undamaged file.
 fn read(path: &Path, device: Device) -> Option<ImageFeatures> {
     if !path.exists() {
         return None;
     }
     let tensors = Tensor::read_safetensors(path).ok()?;
-    let tensor = |name: &str| {
-        let (_, tensor) = tensors.iter().find(|(key, _)| key == name)?;
-        Some(tensor.to_device(device).to_kind(Kind::Float))
-    };
+    let tensor = |name: &str| tensors.iter().find(|(key, _)| key == name).map(|(_, found)| found);
+    let checksums = Vec::<i64>::try_from(tensor(CHECKSUMS)?).ok()?;
+    let (image, interm) = (tensor(IMAGE_EMBEDDINGS)?, tensor(INTERM_EMBEDDINGS)?);
+    if [image, interm].map(checksum)[..] != checksums {
+        tracing::warn!("feature cache {}: damaged, so it is made again", path.display());
+        return None;
+    }
+    let float = |tensor: &Tensor| tensor.to_device(device).to_kind(Kind::Float);
     Some(ImageFeatures {
-        image_embeddings: tensor(IMAGE_EMBEDDINGS)?.permute([0, 3, 1, 2]),
-        interm_embeddings: tensor(INTERM_EMBEDDINGS)?,
+        image_embeddings: float(image).permute([0, 3, 1, 2]),
+        interm_embeddings: float(interm),
     })
 }
 
@@ -212,7 +220,7 @@ mod tests {
     #[test]
     fn a_second_time_needs_no_encoder_and_gives_the_same_bits() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = FeatureCache::open(folder.path(), "model", 1 << 20, 1).unwrap();
+        let cache = FeatureCache::open(folder.path(), "model", 1 << 20).unwrap();
         let pixels = [[1u8; 12], [2; 12]].concat();
         let first = cache.features(&pixels, 12, Device::Cpu, encode);
         let CacheCounts { hits, misses, bytes_written } = cache.take_counts();
@@ -224,7 +232,7 @@ mod tests {
         assert!(first.interm_embeddings.equal(&second.interm_embeddings));
         assert_eq!(second.image_embeddings.size(), [2, 3, 2, 2]);
 
-        let other = FeatureCache::open(folder.path(), "other model", 1 << 20, 1).unwrap();
+        let other = FeatureCache::open(folder.path(), "other model", 1 << 20).unwrap();
         let mut encoded = Vec::new();
         let _ = other.features(&pixels, 12, Device::Cpu, |images| {
             encoded = images.to_vec();
@@ -233,22 +241,55 @@ mod tests {
         assert_eq!(encoded, [0, 1], "another model's features are never used");
     }
 
+    fn entries(folder: &Path) -> Vec<PathBuf> {
+        let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+        files.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect()
+    }
+
     #[test]
     fn a_full_cache_and_a_damaged_entry_are_survived() {
         let folder = tempfile::tempdir().unwrap();
-        let full = FeatureCache::open(folder.path(), "model", 0, 1).unwrap();
+        let full = FeatureCache::open(folder.path(), "model", 0).unwrap();
         let _ = full.features(&[1u8; 12], 12, Device::Cpu, encode);
-        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+        assert!(entries(folder.path()).is_empty());
 
-        let cache = FeatureCache::open(folder.path(), "model", 1 << 20, 1).unwrap();
-        let _ = cache.features(&[1u8; 12], 12, Device::Cpu, encode);
-        let entry = std::fs::read_dir(folder.path()).unwrap().next().unwrap().unwrap().path();
-        std::fs::write(&entry, b"torn").unwrap();
-        let mut calls = 0;
-        let _ = cache.features(&[1u8; 12], 12, Device::Cpu, |images| {
-            calls += 1;
-            encode(images)
-        });
-        assert_eq!(calls, 1);
+        let cache = FeatureCache::open(folder.path(), "model", 1 << 20).unwrap();
+        let whole = cache.features(&[1u8; 12], 12, Device::Cpu, encode);
+        let entry = entries(folder.path()).remove(0);
+        let bytes = std::fs::read(&entry).unwrap();
+        let mut flipped = bytes.clone();
+        // The tensors come after the header; a bit of theirs makes another number.
+        *flipped.last_mut().unwrap() ^= 1;
+        for damaged in [b"torn".to_vec(), bytes[..bytes.len() - 9].to_vec(), flipped] {
+            std::fs::write(&entry, damaged).unwrap();
+            let mut calls = 0;
+            let found = cache.features(&[1u8; 12], 12, Device::Cpu, |images| {
+                calls += 1;
+                encode(images)
+            });
+            assert_eq!(calls, 1);
+            assert!(found.image_embeddings.equal(&whole.image_embeddings));
+            assert_eq!(std::fs::read(&entry).unwrap(), bytes, "written again");
+        }
+    }
+
+    #[test]
+    fn runs_at_the_same_time_share_the_limit() {
+        let folder = tempfile::tempdir().unwrap();
+        // Three entries of 64 bytes of values, not four.
+        let limit = 3 * (64 + limit::HEADER_BYTES) + 100;
+        let open = |key: &str| FeatureCache::open(folder.path(), key, limit).unwrap();
+        let caches = [open("one"), open("two")];
+        for number in 0..6 {
+            let cache = &caches[number % 2];
+            let _ = cache.features(&[number as u8; 12], 12, Device::Cpu, encode);
+        }
+        assert_eq!(entries(folder.path()).len(), 3);
+        let sizes = entries(folder.path()).iter().map(|path| path.metadata().unwrap().len()).sum();
+        assert!((3 * 64..=limit).contains(&sizes), "{sizes} of {limit}");
+        // Room that was taken is not given again, in a full cache neither to a new run.
+        let _ = open("one").features(&[9; 12], 12, Device::Cpu, encode);
+        let _ = caches[0].features(&[9; 12], 12, Device::Cpu, encode);
+        assert!(entries(folder.path()).len() <= 4);
     }
 }

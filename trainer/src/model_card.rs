@@ -4,9 +4,11 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use dataset::source::SourceSpec;
 use pipeline::{Dataset, Manifest};
 
 use crate::config::TrainConfig;
+use crate::evaluate::EvalReport;
 use crate::export::ExportFormat;
 use crate::model::EncoderConfig;
 
@@ -37,8 +39,12 @@ pub struct ModelCard<'a> {
     pub encoder: &'a EncoderConfig,
     /// The form of the export.
     pub format: ExportFormat,
-    /// The run and its configuration, where a run was exported.
-    pub run: Option<(&'a Path, &'a TrainConfig)>,
+    /// [`digest`](crate::checkpoint::digest) of the HQ values: which evaluations are of this model.
+    pub hq_sha256: &'a str,
+    /// The run's configuration, where a run was exported.
+    pub config: Option<&'a TrainConfig>,
+    /// The run's folder, where it lies in one.
+    pub folder: Option<&'a Path>,
 }
 
 impl ModelCard<'_> {
@@ -59,9 +65,9 @@ impl ModelCard<'_> {
         if self.format == ExportFormat::Transformers {
             card.push_str(TRANSFORMERS_CORRECTION);
         }
-        match self.run {
-            Some((folder, config)) => {
-                evaluation(&mut card, folder);
+        match self.config {
+            Some(config) => {
+                self.evaluation(&mut card, config);
                 data(&mut card, config);
                 training(&mut card, config);
             }
@@ -71,6 +77,55 @@ impl ModelCard<'_> {
         }
         card
     }
+
+    /// What was found of these very weights, for each split where most images were evaluated, with
+    /// that of `hqsam eval` before that of an epoch.
+    fn evaluation(&self, card: &mut String, config: &TrainConfig) {
+        card.push_str("## Evaluation\n\n");
+        // The logs of a run in a store lie in a folder of the machine that trained it.
+        let folder = self.folder.map_or_else(|| config.folder(), Path::to_owned);
+        if !folder.is_dir() {
+            let _ = writeln!(
+                card,
+                "Not known here: the run lies in a store, its evaluations where it was trained.\n"
+            );
+            return;
+        }
+        let reports = reports(&folder.join("eval"));
+        let (mut own, other): (Vec<_>, Vec<_>) =
+            reports.into_iter().partition(|(_, report)| report.hq_sha256 == self.hq_sha256);
+        own.sort_by_key(|(name, report)| {
+            let is_of_epoch = name.contains("-epoch-");
+            (report.split.clone(), std::cmp::Reverse(report.num_images()), is_of_epoch)
+        });
+        own.dedup_by(|(_, later), (_, first)| later.split == first.split);
+        if own.is_empty() && other.is_empty() {
+            card.push_str("None was made.\n\n");
+        } else if own.is_empty() {
+            card.push_str(
+                "None was made of these weights; those of the run are of others. `hqsam eval` \
+                 makes one.\n\n",
+            );
+        }
+        for (name, report) in own {
+            let _ = writeln!(card, "`{name}`, in percent:\n\n{}\n", report.table());
+        }
+    }
+}
+
+/// The evaluations in a folder, by name. Other files are none of ours.
+fn reports(folder: &Path) -> Vec<(String, EvalReport)> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    let mut found: Vec<_> = entries
+        .filter_map(|entry| {
+            let path = entry.ok()?.path();
+            path.extension().filter(|extension| *extension == "json")?;
+            let report = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+            Some((path.file_stem()?.to_string_lossy().into_owned(), report))
+        })
+        .collect();
+    found.sort_by(|(left, _), (right, _)| left.cmp(right));
+    found
 }
 
 fn describe(encoder: &EncoderConfig) -> String {
@@ -89,34 +144,6 @@ fn describe(encoder: &EncoderConfig) -> String {
     format!("{kind}, {0} x {0} pixels", encoder.img_size())
 }
 
-/// The tables that `hqsam eval` left in the run, of whole splits first; else those of the epochs.
-fn evaluation(card: &mut String, run: &Path) {
-    card.push_str("## Evaluation\n\n");
-    let mut tables: Vec<_> = std::fs::read_dir(run.join("eval"))
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|extension| extension == "md"))
-        .collect();
-    tables.sort();
-    let (epochs, mut shown): (Vec<_>, Vec<_>) = tables.into_iter().partition(|path| {
-        path.file_stem().is_some_and(|stem| stem.to_string_lossy().contains("-epoch-"))
-    });
-    if shown.is_empty() {
-        shown.extend(epochs.into_iter().next_back());
-    }
-    if shown.is_empty() {
-        card.push_str("None was made.\n\n");
-    }
-    for path in shown {
-        let name = path.file_stem().unwrap_or_default().to_string_lossy();
-        match std::fs::read_to_string(&path) {
-            Ok(table) => drop(write!(card, "`{name}`, in percent:\n\n{}\n\n", table.trim_end())),
-            Err(error) => drop(write!(card, "`{name}` cannot be read: {error}\n\n")),
-        }
-    }
-}
-
 fn data(card: &mut String, config: &TrainConfig) {
     card.push_str("## Training data\n\n");
     match Dataset::open(&config.data.path) {
@@ -127,20 +154,26 @@ fn data(card: &mut String, config: &TrainConfig) {
 
 fn sources(card: &mut String, manifest: &Manifest, split: &str) {
     card.push_str("| source | images | licence |\n|---|---:|---|\n");
-    let configured = manifest.config["source"].as_array().cloned().unwrap_or_default();
     for (source, rows) in &manifest.sources {
         let Some(rows) = rows.get(split).filter(|rows| **rows > 0) else { continue };
-        let license = configured
-            .iter()
-            .find(|entry| entry["name"] == source.as_str())
-            .and_then(|entry| entry["license"].as_str())
-            .unwrap_or("not stated");
+        let license = license(manifest, source).unwrap_or_else(|| "not stated".into());
         let _ = writeln!(card, "| {source} | {rows} | {license} |");
     }
     card.push_str(
         "\nThe licences of the training images may bind users of the weights; where one forbids \
          commercial use, ask its owner before using this model in a product.\n\n",
     );
+}
+
+/// The configuration's word, else the catalogue's.
+fn license(manifest: &Manifest, source: &str) -> Option<String> {
+    let configured = manifest.config["source"].as_array()?;
+    let entry = configured.iter().find(|entry| entry["name"] == source)?;
+    match serde_json::from_value::<SourceSpec>(entry.clone()) {
+        Ok(spec) => spec.terms().license,
+        // Of another version of the program.
+        Err(_) => entry["license"].as_str().map(str::to_owned),
+    }
 }
 
 fn training(card: &mut String, config: &TrainConfig) {
@@ -157,9 +190,33 @@ fn training(card: &mut String, config: &TrainConfig) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::evaluate::{Protocol, Score, SetScore};
+
+    fn report(split: &str, weights: &str, images: usize, hq: f64) -> EvalReport {
+        let score = Score { mask_iou: hq, boundary_iou: hq };
+        EvalReport {
+            split: split.into(),
+            split_images: 20,
+            hq_sha256: weights.into(),
+            conditions: String::new(),
+            hq_output: Default::default(),
+            dilation_ratio: 0.02,
+            seed: 42,
+            sets: vec![SetScore {
+                protocol: Protocol::Box,
+                set: "all".into(),
+                images,
+                sam: score,
+                hq: score,
+                both_empty: Default::default(),
+                prompts_replaced: 0,
+            }],
+            images: Vec::new(),
+        }
+    }
 
     #[test]
-    fn a_run_tells_its_tables_and_what_is_missing() {
+    fn a_run_tells_the_tables_of_its_weights_and_what_is_missing() {
         let run = tempfile::tempdir().unwrap();
         let toml = "output = \"runs/x\"\n[model]\nencoder = \"vit_b\"\nrandom_sam = true\n\
                     [data]\npath = \"nowhere/data\"\n";
@@ -167,44 +224,73 @@ mod tests {
         std::fs::write(&file, toml).unwrap();
         let config = TrainConfig::load(&file, &[]).unwrap();
         let encoder = config.model.encoder.resolve().unwrap();
-        let card = ModelCard {
+        let mut card = ModelCard {
             origin: "step-7",
             encoder: &encoder,
             format: ExportFormat::Pth,
-            run: Some((run.path(), &config)),
+            hq_sha256: "ours",
+            config: Some(&config),
+            folder: Some(run.path()),
         };
         let text = card.text();
         assert!(text.contains("`vit_b`, 1024 x 1024 pixels. Exported from `step-7`"), "{text}");
-        assert!(text.contains("None was made"), "{text}");
+        assert!(text.contains("None was made.") && text.contains("encoder = \"vit_b\""), "{text}");
         assert!(text.contains("`nowhere/data` is not at hand"), "{text}");
-        assert!(text.contains("encoder = \"vit_b\""), "{text}");
-        for (name, table) in [("val-epoch-001", "| a |"), ("val-epoch-002", "| b |")] {
-            std::fs::create_dir_all(run.path().join("eval")).unwrap();
-            std::fs::write(run.path().join(format!("eval/{name}.md")), table).unwrap();
-        }
-        assert!(card.text().contains("`val-epoch-002`, in percent:\n\n| b |"));
-        assert!(!card.text().contains("| a |"));
-        std::fs::write(run.path().join("eval/val.md"), "| whole |").unwrap();
-        assert!(card.text().contains("| whole |") && !card.text().contains("| b |"));
+        std::fs::create_dir_all(run.path().join("eval")).unwrap();
+        let write = |name: &str, report: &EvalReport| {
+            let json = serde_json::to_string(report).unwrap();
+            std::fs::write(run.path().join(format!("eval/{name}.json")), json).unwrap();
+        };
+        // Training went on after `hqsam eval`.
+        write("val", &report("val", "before", 20, 0.11));
+        write("val-epoch-001", &report("val", "", 20, 0.12));
+        let text = card.text();
+        assert!(
+            text.contains("None was made of these weights") && !text.contains("11.00"),
+            "{text}"
+        );
+        write("val-epoch-002", &report("val", "ours", 5, 0.22));
+        let text = card.text();
+        assert!(text.contains("`val-epoch-002`, in percent:\n\n| prompt"), "{text}");
+        assert!(text.contains("22.00") && text.contains("Only 5 of the 20 images"), "{text}");
+        assert!(!text.contains("11.00") && !text.contains("12.00"), "{text}");
+        write("val", &report("val", "ours", 20, 0.33));
+        write("test", &report("test", "ours", 20, 0.44));
+        let text = card.text();
+        assert!(text.contains("33.00") && text.contains("44.00"), "{text}");
+        assert!(text.contains("All 20 images") && !text.contains("22.00"), "{text}");
+        // Of a run in a store: where it was trained, its logs are at hand.
+        card.folder = None;
+        assert!(card.text().contains("Not known here: the run lies in a store"));
     }
 
     #[test]
-    fn sources_come_with_their_licences() {
+    fn sources_come_with_their_licences_from_the_configuration_or_the_catalogue() {
         let manifest = Manifest {
             schema_version: dataset::schema::SCHEMA_VERSION,
             splits: Default::default(),
-            sources: [
-                ("DIS5K".to_owned(), [("train".to_owned(), 3000)].into()),
-                ("HRSOD".to_owned(), [("val".to_owned(), 287)].into()),
-            ]
-            .into(),
-            config: serde_json::json!({
-                "source": [{ "name": "DIS5K", "license": "non-commercial" }]
-            }),
+            sources: ["DIS5K", "ECSSD", "mine", "photos"]
+                .map(|name| (name.to_owned(), [("train".to_owned(), 3000)].into()))
+                .into_iter()
+                .chain([("HRSOD".to_owned(), [("val".to_owned(), 287)].into())])
+                .collect(),
+            config: serde_json::json!({"source": [
+                {"name": "DIS5K", "layout": "dis5k", "root": "raw/DIS5K"},
+                {"name": "mine", "layout": "custom", "root": "raw/mine"},
+                {"name": "ECSSD", "layout": "ecssd", "root": "raw/ECSSD", "license": "bought"},
+                {"name": "photos", "layout": "of a later version", "license": "CC0"},
+            ]}),
         };
         let mut card = String::new();
         sources(&mut card, &manifest, "train");
-        assert!(card.contains("| DIS5K | 3000 | non-commercial |"), "{card}");
+        for line in [
+            "| DIS5K | 3000 | non-commercial research and education, no redistribution |",
+            "| ECSSD | 3000 | bought |",
+            "| mine | 3000 | not stated |",
+            "| photos | 3000 | CC0 |",
+        ] {
+            assert!(card.contains(line), "{card}");
+        }
         assert!(!card.contains("HRSOD"), "{card}");
     }
 }

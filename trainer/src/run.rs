@@ -8,7 +8,7 @@ use pipeline::RemoteFolder;
 use sha2::{Digest, Sha256};
 use tch::Device;
 
-use crate::checkpoint::{self, Checkpoint, CheckpointError, Found, StoreCheckpoints};
+use crate::checkpoint::{self, CheckpointError, Found, StoreCheckpoints};
 use crate::config::TrainConfig;
 use crate::model::{EncoderConfig, HqInit, Precision, SamHq, StateDict, multiplies_bf16};
 pub use crate::recognise::recognise_encoder;
@@ -47,6 +47,8 @@ pub struct OpenModel {
     pub origin: String,
     /// The run's configuration, when a run was opened.
     pub config: Option<TrainConfig>,
+    /// The run's folder, when the run that was opened lies in one.
+    pub folder: Option<PathBuf>,
 }
 
 /// SHA-256 of a file in lower-case hexadecimal.
@@ -198,7 +200,7 @@ pub fn open_merged(decoder: &Path, sam: &Path, device: Device) -> Result<OpenMod
     let model = build(sam, loaded, &encoder, HqInit::Fresh { seed: 0 }, device)?;
     adopt_hq(&model, decoder)?;
     let origin = format!("{} in {}", decoder.display(), sam.display());
-    Ok(OpenModel { model, encoder, origin, config: None })
+    Ok(OpenModel { model, encoder, origin, config: None, folder: None })
 }
 
 /// Copies HQ parameters (by published name) into the model, in place.
@@ -235,7 +237,8 @@ pub fn open_model(
     } else if path.is_dir() && !weights::is_transformers_folder(path) {
         open_run(path, device)
     } else if let Some(run_dir) = run_of_checkpoint(path) {
-        open_checkpoint(read_config(run_dir)?, path.to_owned(), checkpoint::load(path)?, device)
+        let found = (path.to_owned(), checkpoint::load(path)?);
+        open_checkpoint(read_config(run_dir)?, Some(run_dir), found, device)
     } else {
         open_file(path, encoder, device)
     }
@@ -266,8 +269,8 @@ pub fn read_config(run_dir: &Path) -> Result<TrainConfig, RunError> {
 
 fn open_run(run_dir: &Path, device: Device) -> Result<OpenModel, RunError> {
     let config = read_config(run_dir)?;
-    let (name, checkpoint) = newest(checkpoint::load_newest(run_dir)?, run_dir)?;
-    open_checkpoint(config, name, checkpoint, device)
+    let found = newest(checkpoint::load_newest(run_dir)?, run_dir)?;
+    open_checkpoint(config, Some(run_dir), found, device)
 }
 
 /// `path` as the URL of a run in an object store, if it is one.
@@ -290,11 +293,11 @@ fn open_stored(url: &str, device: Device) -> Result<OpenModel, RunError> {
     let config = config.ok_or_else(|| refuse("not a run: it holds no config.toml"))?;
     let config = TrainConfig::parse(Path::new(&format!("{url}/{CONFIG_FILE}")), &config)
         .map_err(|error| refuse(&error.to_string()))?;
-    let (name, checkpoint) = match one {
+    let found = match one {
         Some((_, name)) => store.load(&format!("checkpoints/{name}"))?,
         None => newest(store.load_newest()?, Path::new(url))?,
     };
-    open_checkpoint(config, name, checkpoint, device)
+    open_checkpoint(config, None, found, device)
 }
 
 fn newest(
@@ -312,8 +315,8 @@ fn newest(
 
 fn open_checkpoint(
     config: TrainConfig,
-    newest: PathBuf,
-    checkpoint: Checkpoint,
+    folder: Option<&Path>,
+    (newest, checkpoint): Found,
     device: Device,
 ) -> Result<OpenModel, RunError> {
     let (model, sam_sha256) = load_frozen_sam(&config, device)?;
@@ -325,7 +328,8 @@ fn open_checkpoint(
     }
     load_hq_parameters(&model, &checkpoint.hq_parameters).map_err(refuse)?;
     let encoder = config.model.encoder.resolve().map_err(|e| refuse(e.to_string()))?;
-    Ok(OpenModel { model, encoder, origin: newest.display().to_string(), config: Some(config) })
+    let (origin, folder) = (newest.display().to_string(), folder.map(Path::to_owned));
+    Ok(OpenModel { model, encoder, origin, config: Some(config), folder })
 }
 
 fn open_file(path: &Path, encoder: Option<&str>, device: Device) -> Result<OpenModel, RunError> {
@@ -351,5 +355,6 @@ fn open_file(path: &Path, encoder: Option<&str>, device: Device) -> Result<OpenM
         })?,
     };
     let model = build(path, loaded, &encoder, HqInit::FromState, device)?;
-    Ok(OpenModel { model, encoder, origin: path.display().to_string(), config: None })
+    let origin = path.display().to_string();
+    Ok(OpenModel { model, encoder, origin, config: None, folder: None })
 }

@@ -9,12 +9,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 use pipeline::Position;
 use serde::Serialize;
 
-use crate::evaluate::{EvalReport, Pictures, SetScore, render, write_table};
+use crate::evaluate::{EvalReport, Pictures, SetScore, render, write_overlays, write_table};
 use crate::tensorboard::{EncodedPicture, EventWriter};
 use crate::train::TrainError;
 
 /// One line of `steps.jsonl`.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct StepLine {
     /// Epoch, from 0.
     pub epoch: u64,
@@ -167,7 +167,8 @@ impl RunLog {
     /// Records a step. A line that cannot be written is worth a warning, not the run.
     pub fn step(&mut self, line: &StepLine) {
         let Some(file) = &mut self.steps else { return };
-        self.bar.set_position(self.bar.position() + 1);
+        // Steps that were skipped have no line.
+        self.bar.set_position(line.global_step);
         self.bar.set_message(format!(
             "epoch {}, loss {:.4} (mask {:.4}, dice {:.4}), lr {:.0e}, {:.2} img/s",
             line.epoch + 1,
@@ -201,8 +202,9 @@ impl RunLog {
         if self.is_rank_zero() { evaluation_bar(split, images) } else { ProgressBar::hidden() }
     }
 
-    /// Writes `eval/<split>-epoch-<n>` as [`write_report`] does, and a line of `eval.jsonl` for each
-    /// protocol. What cannot be written is worth a warning, not the run: the figures are told.
+    /// Writes `eval/<split>-epoch-<n>` as [`write_report`] does, a folder of the same name as
+    /// [`write_overlays`] does, and a line of `eval.jsonl` for each protocol. What cannot be written is
+    /// worth a warning, not the run: the figures are told.
     pub fn evaluated(
         &mut self,
         epochs_done: u64,
@@ -217,10 +219,14 @@ impl RunLog {
             self.bar.suspend(|| tell(epochs_done, &report.split, all));
         }
         let name = format!("{}-epoch-{epochs_done:03}", report.split);
-        let written = write_report(&self.folder.join("eval"), &name, report)
+        let folder = self.folder.join("eval");
+        let written = write_report(&folder, &name, report)
             .and_then(|()| self.add_to_evaluations(epochs_done, global_step, report));
         if let Err(error) = written {
             tracing::warn!("{error}; training goes on without a record of this evaluation");
+        }
+        if let Err(error) = write_overlays(&folder, &report.split, epochs_done, pictures) {
+            tracing::warn!("{}: the pictures of {name}: {error}", folder.display());
         }
         self.record(|events| record_evaluation(events, global_step, report, pictures));
     }
@@ -378,6 +384,17 @@ pub fn write_page(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_bar_counts_steps_that_were_skipped() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut log = RunLog::open(folder.path(), true).unwrap();
+        log.start(&Position { epoch: 1, step: 1 }, 4, 3);
+        assert_eq!(log.bar.position(), 5);
+        // The sixth step was not finite.
+        log.step(&StepLine { epoch: 1, step: 2, global_step: 7, ..StepLine::default() });
+        assert_eq!(log.bar.position(), 7);
+    }
 
     #[test]
     fn steps_done_again_are_not_logged_twice() {

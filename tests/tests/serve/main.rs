@@ -7,8 +7,9 @@ mod refine;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 
 use base64::Engine as _;
 use browser::Browser;
@@ -31,8 +32,63 @@ impl Drop for Server {
     }
 }
 
-/// A folder with a small model, two pictures and a run of a few steps; and the program serving it.
+/// Four steps and an evaluation an epoch.
+const CHANGES: &str = r#"
+[train]
+epochs = 3
+checkpoint_every_steps = 0
+[eval]
+every_epochs = 1
+protocols = ["box", "points:3"]
+"#;
+
+/// Writes what a training left in its folder, which is made once.
+fn write_run(folder: &Path) {
+    static RUN: OnceLock<Vec<(PathBuf, Vec<u8>)>> = OnceLock::new();
+    let files = RUN.get_or_init(|| {
+        let trained = tests::tiny(CHANGES);
+        let _ = tests::succeed(trained.path(), "hqsam", &["train", "tiny.toml"]);
+        let mut pending = vec![trained.path().join("run")];
+        let mut files = Vec::new();
+        while let Some(path) = pending.pop() {
+            if path.is_dir() {
+                pending.extend(path.read_dir().unwrap().map(|entry| entry.unwrap().path()));
+            } else {
+                let bytes = std::fs::read(&path).unwrap();
+                files.push((path.strip_prefix(trained.path()).unwrap().to_owned(), bytes));
+            }
+        }
+        files
+    });
+    for (path, bytes) in files {
+        let path = folder.join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+}
+
+/// The pictures of the run, three held-out images with two prompts after each epoch.
+fn overlays() -> Vec<String> {
+    let run = tempfile::tempdir().unwrap();
+    write_run(run.path());
+    let mut found: Vec<String> = Vec::new();
+    for epoch in 1..=3 {
+        let name = format!("eval/val-epoch-{epoch:03}");
+        let files = run.path().join("run").join(&name).read_dir().unwrap();
+        let path = |file: std::fs::DirEntry| format!("{name}/{}", file.file_name().display());
+        found.extend(files.map(|file| path(file.unwrap())));
+    }
+    found.sort();
+    found
+}
+
+/// A folder with a small model, two pictures and a run; and the program serving model and run.
 fn start() -> Server {
+    start_with(&["model.pth", "--run", "run"])
+}
+
+/// The same, with another model.
+fn start_with(arguments: &[&str]) -> Server {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path();
     let encoder = EncoderConfig::Vit(VitConfig {
@@ -48,15 +104,14 @@ fn start() -> Server {
     save_pth(&path.join("model.pth"), &model.state_dict()).unwrap();
     let (picture, _) = dataset::draw::draw_pair(3, 0, (240, 320));
     let (width, height) = (picture.width as u32, picture.height as u32);
-    for name in ["photo.png", "run/eval/worst-1.png"] {
-        std::fs::create_dir_all(path.join(name).parent().unwrap()).unwrap();
-        let file = path.join(name);
-        image::save_buffer(file, &picture.pixels, width, height, image::ColorType::Rgb8).unwrap();
-    }
+    let file = path.join("photo.png");
+    image::save_buffer(file, &picture.pixels, width, height, image::ColorType::Rgb8).unwrap();
     image::GrayImage::new(1200, 1000).save(path.join("large.png")).unwrap();
-    write_logs(&path.join("run"));
+    write_run(path);
     let mut child = Command::new(tests::program("hqsam"))
-        .args(["serve", "model.pth", "--run", "run", "--port", "0"])
+        .arg("serve")
+        .args(arguments)
+        .args(["--port", "0"])
         .args(["--max-upload-mib", "1", "--max-megapixels", "1"])
         .current_dir(path)
         .env_remove("RUST_LOG")
@@ -72,24 +127,6 @@ fn start() -> Server {
     let address = address.split_whitespace().next().unwrap().to_owned();
     std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
     Server { child, address, folder }
-}
-
-fn write_logs(run: &Path) {
-    let step = |step: u64| {
-        let loss = 2.0 / (step as f64).sqrt();
-        json!({"global_step": step, "loss": loss, "loss_mask": loss / 3.0, "loss_dice": loss / 1.5,
-               "grad_norm": 0.1 + loss, "images_per_second": 4.0})
-    };
-    let lines: Vec<String> = (1..=300).map(|number| step(number).to_string() + "\n").collect();
-    std::fs::write(run.join("steps.jsonl"), lines.concat()).unwrap();
-    let evaluation = |step: u64, hq: f64| {
-        json!({"global_step": step, "split": "val", "sam": {"mask_iou": 0.7, "boundary_iou": 0.5},
-               "hq": {"mask_iou": hq, "boundary_iou": hq - 0.15}})
-    };
-    let lines = [evaluation(100, 0.71), evaluation(200, 0.78), evaluation(300, 0.81)];
-    let lines: Vec<String> = lines.iter().map(|line| line.to_string() + "\n").collect();
-    std::fs::write(run.join("eval.jsonl"), lines.concat()).unwrap();
-    std::fs::write(run.join("config.toml"), "secret = true").unwrap();
 }
 
 /// A request line with headers, and a body; status, headers and body of the answer.
@@ -137,7 +174,7 @@ fn everything_else_is_refused_with_a_status_and_one_line() {
         ("GET /run/eval", b"", 404, "no picture"),
         ("POST /", b"x", 405, "POST is not allowed on /"),
         ("DELETE /api/images/1/masks", b"", 405, "DELETE"),
-        ("PUT /run/eval/worst-1.png", b"x", 405, "PUT"),
+        ("PUT /run/curve.svg", b"x", 405, "PUT"),
         ("POST /api/images\nContent-Type: text/plain", b"x", 415, "image/jpeg"),
         ("POST /api/images", b"x", 415, "image/jpeg"),
         (png, b"no picture", 415, ""),
@@ -201,10 +238,13 @@ fn a_picture_is_opened_and_prompted_and_a_run_is_shown() {
     }
     let (_, _, run) = ask(&server, "GET /api/run", b"");
     let run: Value = serde_json::from_str(&run).unwrap();
-    assert_eq!((&run["name"], &run["num_steps"]), (&json!("run"), &json!(300)));
-    assert_eq!(run["pictures"], json!(["eval/worst-1.png"]));
-    let (status, head, _) = ask(&server, "GET /run/eval/worst-1.png", b"");
-    assert!(status == 200 && head.contains("content-type: image/png") && head.contains("sandbox"));
+    assert_eq!((&run["name"], &run["num_steps"]), (&json!("run"), &json!(12)));
+    assert_eq!(run["evaluations"].as_array().unwrap().len(), 3 * 2);
+    let overlays = overlays();
+    assert_eq!(overlays.len(), 3 * 2 * 3);
+    assert_eq!(run["pictures"], json!([&[String::from("curve.svg")], &overlays[..]].concat()));
+    let (status, head, _) = ask(&server, &format!("GET /run/{}", overlays[0]), b"");
+    assert!(status == 200 && head.contains("content-type: image/jpeg") && head.contains("sandbox"));
 
     let pid = server.child.id().to_string();
     assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
@@ -239,6 +279,54 @@ fn requests_wait_for_the_one_model_up_to_a_bound() {
     assert!(count(200) >= 8 && count(503) > 0, "{statuses:?}");
 }
 
+/// A checkpoint in a run is a model of that run.
+#[test]
+fn a_checkpoint_of_a_run_is_served_with_its_run() {
+    let newest = "run/checkpoints/step-0000000012.safetensors";
+    for model in ["run", newest] {
+        let server = start_with(&[model]);
+        let (_, _, about) = ask(&server, "GET /api/about", b"");
+        let about: Value = serde_json::from_str(&about).unwrap();
+        assert!(about["model"].as_str().unwrap().ends_with(newest), "{about}");
+        let (status, _, run) = ask(&server, "GET /api/run", b"");
+        assert!(status == 200 && run.contains("\"name\":\"run\""), "{run}");
+        let photo = std::fs::read(server.folder.path().join("photo.png")).unwrap();
+        assert_eq!(ask(&server, "POST /api/images\nContent-Type: image/png", &photo).0, 200);
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let error = tests::fail(folder.path(), "hqsam", &["serve", "absent.pth", "--run", "absent"]);
+    assert!(error.contains("absent: no such folder of a run"), "{error}");
+}
+
+/// The curves of a real run, one line for each prompt, and its overlays by epoch.
+fn a_run_on_the_page(browser: &mut Browser) {
+    browser.wait("document.querySelectorAll('#curves svg').length === 5");
+    let titles = "[...document.querySelectorAll('#curves svg')].map(e => e.ariaLabel).slice(3)";
+    assert_eq!(browser.evaluate(titles), json!(["val, box: IoU, %", "val, points:3: IoU, %"]));
+    // No line goes back: it would be one of two prompts.
+    let steps = browser.evaluate(
+        "[...document.querySelectorAll('#curves polyline')].map(line => \
+         line.getAttribute('points').split(' ').map(point => +point.split(',')[0]))",
+    );
+    let steps: Vec<Vec<f64>> = serde_json::from_value(steps).unwrap();
+    assert_eq!(steps.len(), 3 + 1 + 1 + 2 * 4);
+    for line in steps {
+        assert!(line.len() >= 3 && line.is_sorted_by(|left, right| left < right), "{line:?}");
+    }
+    let headings = "[...document.querySelectorAll('#pictures h3')].map(e => e.textContent)";
+    let expected =
+        ["val, after epoch 3", "val, after epoch 2", "val, after epoch 1", "Other pictures"];
+    assert_eq!(browser.evaluate(headings), json!(expected));
+    let counts =
+        "[...document.querySelectorAll('.gallery')].map(e => e.querySelectorAll('img').length)";
+    assert_eq!(browser.evaluate(counts), json!([6, 6, 6, 1]));
+    let caption = browser.evaluate("document.querySelector('.gallery figcaption').textContent");
+    assert!(caption.as_str().unwrap().ends_with("-box"), "{caption}");
+    // Only what is seen is loaded.
+    let _ =
+        browser.evaluate("document.querySelectorAll('img').forEach(e => { e.loading = 'eager'; })");
+}
+
 #[test]
 fn the_page_segments_what_is_clicked_at_every_width() {
     let Some(program) = chromium::installed() else { return };
@@ -264,7 +352,7 @@ fn the_page_segments_what_is_clicked_at_every_width() {
         let facts = browser.evaluate("document.getElementById('hq-facts').textContent");
         assert!(facts.as_str().unwrap().contains("% of the picture"), "{facts}");
         refine::on_the_page(&mut browser);
-        browser.wait("document.querySelectorAll('#curves svg').length === 4");
+        a_run_on_the_page(&mut browser);
         browser.wait("[...document.images].every(image => image.complete && image.naturalWidth)");
         let _ = browser.evaluate("scrollTo(0, 0)");
         let content = browser.evaluate("document.documentElement.scrollWidth");

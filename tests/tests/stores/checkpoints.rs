@@ -1,8 +1,9 @@
 //! Checkpoints in a store: what is there after a kill, on another machine, beside another run, and
 //! while the store refuses.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 use tests::{lines, program, tiny, write_tiny};
@@ -125,6 +126,30 @@ fn a_stored_run_is_opened_by_its_url(server: &Server, folder: &Path, whole: &Pat
         report[0]["sets"].clone()
     };
     assert_eq!(evaluate("s3://bucket/run"), evaluate(whole_run));
+    // Its last evaluation is in the logs of this machine; of the best weights there is none.
+    let card = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    assert!(card("stored.md").contains("`val-epoch-006`, in percent"), "{}", card("stored.md"));
+
+    let mut serve = Command::new(program("hqsam"))
+        .args(["serve", "s3://bucket/run", "--port", "0"])
+        .current_dir(folder)
+        .envs(server.environment(&server.address))
+        .env_remove("RUST_LOG")
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = Vec::new();
+    for line in BufReader::new(serve.stderr.take().unwrap()).lines().map_while(Result::ok) {
+        let is_ready = line.contains("open http://");
+        said.push(line);
+        if is_ready {
+            break;
+        }
+    }
+    serve.kill().unwrap();
+    serve.wait().unwrap();
+    let said = said.join("\n");
+    assert!(said.contains("of runs in folders only") && said.contains("open http://"), "{said}");
 }
 
 #[test]

@@ -56,7 +56,7 @@ pub(crate) struct EvalArguments {
     /// Encoder of a model file whose sizes are not published ones.
     #[arg(long)]
     encoder: Option<String>,
-    /// Evaluate only the first so many images.
+    /// Evaluate only the first so many images. A run's `eval.limit` does not count here.
     #[arg(long)]
     limit: Option<u64>,
     /// Print the report as JSON.
@@ -78,7 +78,8 @@ impl EvalArguments {
     /// The run's settings with what was given on the command line.
     fn section(&self, configured: Option<EvalSection>) -> Result<EvalSection> {
         let mut section = configured.unwrap_or_default();
-        section.limit = self.limit.or(section.limit);
+        // The run's own is for evaluations between its epochs.
+        section.limit = self.limit;
         section.dilation_ratio = self.dilation_ratio.unwrap_or(section.dilation_ratio);
         section.hq_output = self.mode.unwrap_or(section.hq_output);
         section.seed = self.seed.unwrap_or(section.seed);
@@ -108,7 +109,7 @@ pub(crate) fn run(
 fn run_rank(arguments: &EvalArguments, device: Device, rank_env: Option<&RankEnv>) -> Result<()> {
     let (heartbeat, batches) = (Heartbeat::from_env(), Cell::new(0));
     let beating = heartbeat.keep_beating();
-    let OpenModel { model, encoder, origin, config } =
+    let OpenModel { model, encoder, origin, config, .. } =
         run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
     let data = match (&arguments.data, &config) {
         (Some(data), _) => data.clone(),

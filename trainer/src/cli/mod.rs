@@ -15,6 +15,7 @@ use clap::{Args, Parser, Subcommand};
 use launch::rank_env::{RankEnv, restart_count, stop_flag};
 use pipeline::fetch::FetchArguments;
 use tch::Device;
+use trainer::checkpoint;
 use trainer::config::TrainConfig;
 use trainer::export::{ExportFormat, export};
 use trainer::model_card::ModelCard;
@@ -84,7 +85,7 @@ struct TrainArguments {
 
 #[derive(Args)]
 struct ExportArguments {
-    /// Folder or URL of a run, or a merged HQ-SAM file to convert.
+    /// Folder or URL of a run, a checkpoint in it, or a merged HQ-SAM file to convert.
     #[arg(value_parser = run_or_file)]
     model: PathBuf,
     /// SAM that `model`, a mask decoder of the published trainer, belongs into.
@@ -147,16 +148,16 @@ fn run_train(arguments: &TrainArguments, device: Device, rank_env: Option<RankEn
 }
 
 fn run_export(arguments: &ExportArguments, device: Device) -> Result<()> {
-    let OpenModel { model, encoder, origin, config } = match &arguments.sam {
+    let OpenModel { model, encoder, origin, config, folder } = match &arguments.sam {
         Some(sam) => run::open_merged(&arguments.model, sam, device)?,
         None => run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?,
     };
-    let output = match (&arguments.output, &config) {
+    let output = match (&arguments.output, &folder) {
         (Some(output), _) => output.clone(),
-        (None, Some(_)) if run::store_url(&arguments.model).is_some() => {
+        (None, Some(run)) => run.join(arguments.format.default_name()),
+        (None, None) if config.is_some() => {
             bail!("-o is missing: the run lies in a store; name the file or folder to write")
         }
-        (None, Some(_)) => arguments.model.join(arguments.format.default_name()),
         (None, None) => bail!("-o is missing: name the file or folder to write"),
     };
     let state = model.state_dict();
@@ -165,7 +166,9 @@ fn run_export(arguments: &ExportArguments, device: Device) -> Result<()> {
         origin: &origin,
         encoder: &encoder,
         format: arguments.format,
-        run: config.as_ref().map(|config| (arguments.model.as_path(), config)),
+        hq_sha256: &checkpoint::digest(&model.hq_parameters().into_iter().collect()),
+        config: config.as_ref(),
+        folder: folder.as_deref(),
     };
     let card_path = match output.is_dir() {
         true => output.join("README.md"),

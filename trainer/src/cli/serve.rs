@@ -10,14 +10,15 @@ use clap::Args;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use tch::Device;
 use trainer::run;
-use trainer::serve::{ServeOptions, serve};
+use trainer::serve::{ServeError, ServeOptions, serve};
 
 #[derive(Args)]
 pub(crate) struct ServeArguments {
-    /// Folder of a run, or a merged HQ-SAM file.
+    /// Folder or URL of a run, a checkpoint in it, or a merged HQ-SAM file.
     #[arg(value_parser = super::run_or_file)]
     model: PathBuf,
-    /// Run whose curves and pictures are shown. Default: the model, where that is a run.
+    /// Folder of the run whose curves and pictures are shown. Default: the run that the model is of,
+    /// where that lies in a folder.
     #[arg(long)]
     run: Option<PathBuf>,
     /// Port; 0 takes a free one.
@@ -55,12 +56,21 @@ pub(crate) fn run(arguments: &ServeArguments, device: Device) -> Result<()> {
             let _ = end.send(());
         }
     });
+    // Before the model is read, which takes a while.
+    if let Some(run) = arguments.run.as_ref().filter(|run| !run.is_dir()) {
+        return Err(ServeError::Run(run.clone()).into());
+    }
     let opened = run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
-    let own_run = opened.config.is_some().then(|| arguments.model.clone());
+    if arguments.run.is_none() && run::store_url(&arguments.model).is_some() {
+        tracing::info!(
+            "curves and pictures are shown of runs in folders only: name the folder of the run's logs \
+             with --run"
+        );
+    }
     let options = ServeOptions {
         address: SocketAddr::new(arguments.bind, arguments.port),
         allowed_hosts: arguments.allowed_hosts.clone(),
-        run: arguments.run.clone().or(own_run),
+        run: arguments.run.clone().or(opened.folder),
         max_upload_bytes: usize::from(arguments.max_upload_mib) << 20,
         max_pixels: u64::from(arguments.max_megapixels) * 1_000_000,
     };

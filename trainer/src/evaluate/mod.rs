@@ -5,6 +5,7 @@
 
 mod clicks;
 mod gallery;
+mod overlays;
 mod page;
 mod protocol;
 mod report;
@@ -23,12 +24,14 @@ use tch::{Device, Kind, Tensor};
 
 pub use self::gallery::{Case, PictureWish, Pictures};
 use self::gallery::{Gallery, Masks};
+pub use self::overlays::write_overlays;
 pub use self::page::render;
 pub use self::protocol::{Protocol, UnknownProtocol};
 pub use self::report::{BothEmpty, EvalReport, ImageScore, Score, SetScore};
 pub use self::table::write_table;
 use self::truth::Truth;
 use crate::batch::{PromptGroup, group_prompts};
+use crate::checkpoint;
 use crate::config::{EvalSection, HqOutput};
 use crate::data_parallel::DataParallel;
 use crate::feature_cache::{self, FeatureCache};
@@ -94,8 +97,8 @@ pub fn evaluate(
         config.limit,
         config.batch,
     )?;
-    let rows = dataset.num_samples(split)?;
-    let rows = config.limit.map_or(rows, |limit| limit.min(rows));
+    let split_images = dataset.num_samples(split)?;
+    let rows = config.limit.map_or(split_images, |limit| limit.min(split_images));
     let mut gallery = Gallery::new(context.pictures, rows, &config.protocols);
     let mut scores = Vec::new();
     // As many as the rank with the most batches has, so that all ranks ask equally often.
@@ -121,6 +124,8 @@ pub fn evaluate(
     let pictures = gallery.gather(context.data_parallel, context.device)?;
     let report = EvalReport {
         split: split.to_owned(),
+        split_images,
+        hq_sha256: checkpoint::digest(&context.model.hq_parameters().into_iter().collect()),
         conditions: "image and mask stretched to the input; logits resized to the file's \
                      resolution, cut at 0; mask foreground above 128"
             .into(),

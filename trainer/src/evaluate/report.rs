@@ -94,6 +94,12 @@ pub struct SetScore {
 pub struct EvalReport {
     /// Split of the data set.
     pub split: String,
+    /// Images of the split, of which an evaluation may take the first ones alone.
+    #[serde(default)]
+    pub split_images: u64,
+    /// Which HQ values were evaluated, see [`digest`](crate::checkpoint::digest).
+    #[serde(default)]
+    pub hq_sha256: String,
     /// Resizing and thresholds, the same for every protocol.
     pub conditions: String,
     /// Which logits HQ-SAM's masks are made of.
@@ -165,8 +171,14 @@ impl EvalReport {
             .filter_map(|sets| sets.last())
     }
 
-    /// A Markdown table in points (percent), as published tables are, with notes below it where
-    /// some images were special.
+    /// Images that were evaluated, however many prompts each had.
+    #[must_use]
+    pub fn num_images(&self) -> usize {
+        self.whole_split().map(|all| all.images).max().unwrap_or(0)
+    }
+
+    /// A Markdown table in points (percent), as published tables are, with [`notes`](Self::notes)
+    /// below it.
     #[must_use]
     pub fn table(&self) -> String {
         let mut lines = vec![
@@ -190,18 +202,19 @@ impl EvalReport {
                 points(set.hq.boundary_iou - set.sam.boundary_iou),
             ));
         }
-        let notes = self.notes();
-        if !notes.is_empty() {
-            lines.push(String::new());
-            lines.extend(notes);
-        }
+        lines.push(String::new());
+        lines.extend(self.notes());
         lines.join("\n")
     }
 
     /// What a reader of the means must know besides, one sentence each.
     #[must_use]
     pub fn notes(&self) -> Vec<String> {
-        let mut notes = Vec::new();
+        let (taken, all) = (self.num_images(), self.split_images);
+        let mut notes = vec![match taken as u64 == all {
+            true => format!("All {all} images of the split were evaluated."),
+            false => format!("Only {taken} of the {all} images of the split were evaluated."),
+        }];
         for set in self.whole_split() {
             let BothEmpty { sam, hq } = set.both_empty;
             if sam + hq > 0 {
@@ -249,6 +262,8 @@ pub(super) mod tests {
         protocols.dedup();
         EvalReport {
             split: "val".into(),
+            split_images: 3,
+            hq_sha256: "0123".into(),
             conditions: "as published".into(),
             hq_output: HqOutput::Hq,
             dilation_ratio: 0.02,
@@ -273,6 +288,7 @@ pub(super) mod tests {
         assert_eq!(report.sets[1].hq.mask_iou, 0.5);
         let whole: Vec<usize> = report.whole_split().map(|set| set.images).collect();
         assert_eq!(whole, [3, 1]);
+        assert!(report.table().contains("All 3 images of the split were evaluated."));
         assert!((report.sets[2].hq.mask_iou - 2.0 / 3.0).abs() < 1e-12);
     }
 
@@ -293,6 +309,10 @@ pub(super) mod tests {
         assert_eq!((all.prompts_replaced, all.sam.mask_iou, all.hq.mask_iou), (1, 0.75, 0.25));
         let table = report.table();
         assert!(table.contains("neither mask has foreground: 1 images of SAM, 0 of"), "{table}");
+        assert!(
+            table.contains("\n\nOnly 2 of the 3 images of the split were evaluated."),
+            "{table}"
+        );
         let none = super::summarise(&[Protocol::Box], &[]);
         assert_eq!((none[0].images, none[0].hq), (0, Score::default()));
     }

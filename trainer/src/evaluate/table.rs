@@ -28,6 +28,8 @@ pub fn write_table(path: &Path, report: &EvalReport) -> Result<(), TrainError> {
 fn write(file: File, report: &EvalReport) -> Result<(), ParquetError> {
     let facts = [
         ("split", report.split.clone()),
+        ("split_images", report.split_images.to_string()),
+        ("hq_sha256", report.hq_sha256.clone()),
         ("hq_output", report.hq_output.to_string()),
         ("dilation_ratio", report.dilation_ratio.to_string()),
         ("seed", report.seed.to_string()),

@@ -76,21 +76,50 @@ function showRun(run) {
     ['images per second', lines(run.steps, [['images_per_second', 'images per second', '#1e78d8']])],
     ['gradient norm', lines(run.steps, [['grad_norm', 'gradient norm', '#1e78d8']])],
   ];
-  for (const split of new Set(run.evaluations.map(line => line.split))) {
-    const records = run.evaluations.filter(line => line.split === split);
-    plots.push([`${split}: IoU, %`, lines(records, [
+  // A plot for each prompt: their scores are of different questions.
+  const question = line => [line.split, line.protocol].filter(Boolean).join(', ');
+  for (const title of new Set(run.evaluations.map(question))) {
+    const records = run.evaluations.filter(line => question(line) === title);
+    plots.push([`${title}: IoU, %`, lines(records, [
       ['sam.mask_iou', 'SAM', '#d97706', 100], ['hq.mask_iou', 'HQ-SAM', '#1e78d8', 100],
       ['sam.boundary_iou', 'SAM boundary', '#eab36b', 100], ['hq.boundary_iou', 'HQ-SAM boundary', '#7db4ee', 100],
     ])]);
   }
   at('curves').append(...plots.filter(([, series]) => series.length).map(([title, series]) => plot(title, series)));
-  at('gallery').append(...run.pictures.map(name => {
+  for (const { title, about, pictures } of groups(run.pictures)) showPictures(title, about, pictures);
+}
+
+/** Pictures of each evaluation, the newest epoch first, then the others. */
+function groups(pictures) {
+  const epochs = new Map();
+  const others = [];
+  for (const path of pictures) {
+    const [, split, epoch, name] = /^eval\/(.+)-epoch-(\d+)\/([^/]+)$/.exec(path) ?? [];
+    if (!name) {
+      others.push({ path, caption: path });
+      continue;
+    }
+    const title = `${split}, after epoch ${+epoch}`;
+    if (!epochs.has(title)) epochs.set(title, { title, epoch: +epoch, pictures: [] });
+    epochs.get(title).pictures.push({ path, caption: name.replace(/^\d+-|\.\w+$/g, '') });
+  }
+  const about = 'From left to right: annotated mask, SAM, HQ-SAM.';
+  const newest = [...epochs.values()].sort((left, right) => right.epoch - left.epoch);
+  const found = newest.map(group => ({ ...group, about }));
+  return others.length ? [...found, { title: 'Other pictures', about: '', pictures: others }] : found;
+}
+
+function showPictures(title, about, pictures) {
+  const heading = Object.assign(document.createElement('h3'), { textContent: title });
+  const text = Object.assign(document.createElement('p'), { textContent: about });
+  const gallery = Object.assign(document.createElement('div'), { className: 'gallery' });
+  gallery.append(...pictures.map(({ path, caption }) => {
     const figure = document.createElement('figure');
-    const picture = Object.assign(new Image(), { loading: 'lazy', alt: name });
-    picture.src = '/run/' + name.split('/').map(encodeURIComponent).join('/');
-    const caption = document.createElement('figcaption');
-    caption.textContent = name;
-    figure.append(picture, caption);
+    const picture = Object.assign(new Image(), { loading: 'lazy', alt: caption });
+    picture.src = '/run/' + path.split('/').map(encodeURIComponent).join('/');
+    const text = Object.assign(document.createElement('figcaption'), { textContent: caption });
+    figure.append(picture, text);
     return figure;
   }));
+  document.getElementById('pictures').append(heading, ...(about ? [text] : []), gallery);
 }

@@ -57,7 +57,7 @@ pub enum ServeError {
         source: io::Error,
     },
     /// The run is no folder.
-    #[error("{}: no such run", .0.display())]
+    #[error("{}: no such folder of a run", .0.display())]
     Run(PathBuf),
     /// The server stopped.
     #[error("the server stopped: {0}")]

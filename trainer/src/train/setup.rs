@@ -87,7 +87,6 @@ pub(super) fn open_feature_cache(
     config: &TrainConfig,
     encoder: &EncoderConfig,
     sam_sha256: &str,
-    world: World,
 ) -> Result<Option<FeatureCache>, TrainError> {
     let Some(folder) = &config.train.cache_embeddings else { return Ok(None) };
     let encoder = serde_json::to_string(encoder).map_err(internal)?;
@@ -98,7 +97,7 @@ pub(super) fn open_feature_cache(
     let precision = if config.train.bf16 { " bf16" } else { "" };
     let model_key = format!("{weights} {encoder}{precision}");
     let limit_bytes = (config.train.cache_limit_gib * f64::from(1 << 30)) as u64;
-    FeatureCache::open(folder, &model_key, limit_bytes, world.world_size)
+    FeatureCache::open(folder, &model_key, limit_bytes)
         .map(Some)
         .map_err(|source| TrainError::Io { path: folder.clone(), source })
 }

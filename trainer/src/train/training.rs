@@ -92,7 +92,7 @@ impl<'a> Training<'a> {
         check_protocols(&model, &config.eval.protocols)?;
         check_prompts(&config.prompt.kinds, &encoder)?;
         let frozen = Frozen::record(&model)?;
-        let feature_cache = open_feature_cache(config, &encoder, &sam_sha256, world)?;
+        let feature_cache = open_feature_cache(config, &encoder, &sam_sha256)?;
         let mut context = step_context(config, options.device, model, data_parallel);
         context.frozen.feature_cache = feature_cache.map(Arc::new);
         context.heartbeat = heartbeat.clone();
