@@ -5,14 +5,15 @@ use std::collections::BTreeSet;
 use image::DynamicImage;
 use serde::{Deserialize, Serialize};
 
+use super::palette;
 use crate::raster::{MASK_THRESHOLD, Mask255};
 use crate::verify::RejectReason;
 
 /// More different values than this are no map of object ids but a dark picture.
-const MAX_OBJECT_IDS: usize = 32;
+pub(super) const MAX_OBJECT_IDS: usize = 32;
 /// Levels between a pixel's least and greatest channel above which it has a colour. Grey masks that
 /// were saved as colour JPEG stay far below.
-const MIN_CHROMA: u8 = 32;
+pub(super) const MIN_CHROMA: u8 = 32;
 /// One 8-bit step in 16 bits: 65,535 / 255.
 const STEP_16: u16 = 257;
 
@@ -40,13 +41,20 @@ impl MaskValues {
     }
 }
 
+/// `palette` has the colours of a file whose pixels are numbers of them.
 pub(super) fn from_decoded(
     decoded: DynamicImage,
+    palette: Option<&[[u8; 3]]>,
     values: MaskValues,
 ) -> Result<Mask255, RejectReason> {
     let (height, width) = (decoded.height() as usize, decoded.width() as usize);
     let pixels = match values {
-        MaskValues::Auto => told_from_the_file(decoded)?,
+        MaskValues::Auto => {
+            match palette.and_then(|colors| palette::object_ids(&decoded, colors)) {
+                Some(pixels) => pixels,
+                None => told_from_the_file(decoded)?,
+            }
+        }
         MaskValues::Grey => grey(decoded),
         MaskValues::Nonzero => nonzero(&decoded),
         MaskValues::Alpha => alpha_channel(&decoded).ok_or(RejectReason::NoAlpha)?,
@@ -137,7 +145,7 @@ fn narrow(values: Vec<u16>) -> Vec<u8> {
     values.into_iter().map(narrowed).collect()
 }
 
-fn foreground(yes: bool) -> u8 {
+pub(super) fn foreground(yes: bool) -> u8 {
     if yes { 255 } else { 0 }
 }
 

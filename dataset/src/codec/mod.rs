@@ -18,6 +18,7 @@
 mod entropy;
 mod jpeg;
 mod mask;
+mod palette;
 mod png;
 mod stored_mask;
 mod strips;
@@ -198,8 +199,11 @@ fn decode_any(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbRaster, RejectRe
 
 /// Decodes a JPEG or PNG file to an upright mask, 0 background to 255 foreground.
 ///
-/// - Colour and palette masks are read by their luma, 1-bit and grey ones as they are; alpha is
-///   ignored, unless it alone carries the shape (the luma is constant and alpha varies).
+/// - Colour masks are read by their luma, 1-bit and grey ones as they are; alpha is ignored, unless it
+///   alone carries the shape (the luma is constant and alpha varies).
+/// - A PNG whose pixels are numbers of palette colours, at most 32 of them shown, is a map of object
+///   ids, as of PASCAL VOC: entry 0 is background, and so is entry 255, the undecided border, beside
+///   other objects. Palettes of greys, and black and white alone, are read by their luma.
 /// - 16-bit masks whose values do not exceed 255 keep them; others are scaled to 8 bits.
 /// - A mask whose greatest value is below 128 (of 16-bit ones: below half of all values) and that
 ///   has at most 32 different values is a map of object ids (or 0/1): every non-zero value becomes
@@ -222,7 +226,7 @@ pub fn decode_mask_as(
     limits: &DecodeLimits,
     values: MaskValues,
 ) -> Result<Mask255, RejectReason> {
-    mask::from_decoded(decode(bytes, limits)?, values)
+    mask::from_decoded(decode(bytes, limits)?, png::palette(bytes), values)
 }
 
 /// The mask as 8-bit grey PNG, lossless, the same bytes each time.

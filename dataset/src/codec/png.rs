@@ -5,6 +5,9 @@ use crate::verify::RejectReason;
 const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
 /// Red, green, blue.
 const PALETTE_ENTRY_BYTES: usize = 3;
+/// Where the header says of what kind the pixels are, and what it says of numbers of colours.
+const COLOR_TYPE_AT: usize = 9;
+const INDEXED: u8 = 3;
 
 /// Refuses a file whose palette ends within a colour, on which the decoder panics. All else is
 /// left to the decoder.
@@ -16,6 +19,17 @@ pub(super) fn check(bytes: &[u8]) -> Result<(), RejectReason> {
         }
     }
     Ok(())
+}
+
+/// The colours of a file whose pixels are numbers of colours; `None` for other files.
+pub(super) fn palette(bytes: &[u8]) -> Option<&[[u8; PALETTE_ENTRY_BYTES]]> {
+    let mut chunks = chunks(bytes);
+    let header = chunks.next().filter(|(kind, _)| kind == b"IHDR")?;
+    if header.1.get(COLOR_TYPE_AT) != Some(&INDEXED) {
+        return None;
+    }
+    let (_, colors) = chunks.find(|(kind, _)| kind == b"PLTE")?;
+    Some(colors.as_chunks().0)
 }
 
 /// Name and data of the chunks of a file, as far as they are whole.

@@ -2,5 +2,6 @@
 
 mod images;
 mod masks;
+mod photographs;
 mod refusals;
 mod support;

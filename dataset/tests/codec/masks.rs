@@ -72,6 +72,80 @@ fn ids_and_zero_one_become_foreground() {
     assert_eq!(mask_pixels(&png(ids)), expected(1..5));
 }
 
+/// An indexed PNG of one byte a pixel with that palette.
+fn indexed(palette: &[[u8; 3]], pixels: impl Fn(u32, u32) -> u8) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, WIDTH, HEIGHT);
+    encoder.set_color(png::ColorType::Indexed);
+    encoder.set_depth(png::BitDepth::Eight);
+    encoder.set_palette(palette.concat());
+    let mut writer = encoder.write_header().unwrap();
+    let pixels: Vec<u8> = (0..HEIGHT)
+        .flat_map(|y| (0..WIDTH).map(move |x| (x, y)))
+        .map(|(x, y)| pixels(x, y))
+        .collect();
+    writer.write_image_data(&pixels).unwrap();
+    writer.finish().unwrap();
+    bytes
+}
+
+/// The colours of PASCAL VOC: the bits of an id, three at a time from the lowest, are the bits of
+/// red, green and blue from the highest.
+fn voc_palette() -> Vec<[u8; 3]> {
+    let bit_of = |id: u16, bit: u16, channel: u16| (id >> (3 * bit + channel) & 1) << (7 - bit);
+    let value = |id, channel| (0..3).map(|bit| bit_of(id, bit, channel)).sum::<u16>() as u8;
+    (0..=255).map(|id| [0, 1, 2].map(|channel| value(id, channel))).collect()
+}
+
+#[test]
+fn a_palette_of_colours_numbers_objects() {
+    let palette = voc_palette();
+    assert_eq!(
+        (palette[1], palette[15], palette[255]),
+        ([128, 0, 0], [192, 128, 128], [224, 224, 192])
+    );
+    // An object in a ring of the undecided border, as VOC draws it; id 7 is a grey.
+    for id in [1, 7, 15, 63] {
+        let map = indexed(&palette, |x, y| match (x, y) {
+            (4..8, 3..5) => id,
+            (3..9, 2..6) => 255,
+            _ => 0,
+        });
+        let expected: Vec<u8> = (0..HEIGHT)
+            .flat_map(|y| (0..WIDTH).map(move |x| (x, y)))
+            .map(|at| if matches!(at, (4..8, 3..5)) { 255 } else { 0 })
+            .collect();
+        assert_eq!(mask_pixels(&map), expected, "id {id}");
+        assert_eq!(
+            mask_pixels(&indexed(&palette, |x, _| if x < 4 { id } else { 0 }))[3..5],
+            [255, 0]
+        );
+    }
+    // Beside nothing else, 255 is the object of a 0/255 mask.
+    let hard = indexed(&palette, |x, _| if x < 4 { 255 } else { 0 });
+    assert_eq!(mask_pixels(&hard)[3..5], [255, 0]);
+    let empty = indexed(&palette, |_, _| 0);
+    assert_eq!(decode_mask(&empty, &limits()).unwrap().foreground_pixels(), 0);
+}
+
+#[test]
+fn palettes_of_greys_and_black_and_white_are_read_by_their_luma() {
+    // Index and grey differ: the greys count.
+    let greys: Vec<[u8; 3]> = (0..=255).rev().map(|value| [value; 3]).collect();
+    assert_eq!(mask_pixels(&indexed(&greys, |x, y| 255 - soft(x, y))), soft_pixels());
+    assert_eq!(mask_pixels(&indexed(&[[0; 3], [255; 3]], |x, _| u8::from(x < 4)))[3..5], [255, 0]);
+    // White first, in a palette that has colours that are not shown.
+    let colors = [[255; 3], [0; 3], [200, 0, 0]];
+    assert_eq!(mask_pixels(&indexed(&colors, |x, _| u8::from(x >= 4)))[3..5], [255, 0]);
+    // Black in two places, as Pillow's web palette has it.
+    let web = [[0; 3], [200, 0, 0], [0; 3]];
+    assert_eq!(mask_pixels(&indexed(&web, |x, _| if x < 4 { 1 } else { 2 }))[3..5], [255, 0]);
+    // A photograph of 128 colours is none.
+    let photo: Vec<[u8; 3]> = (0..128).map(|at| [at * 2, 255 - at, at]).collect();
+    let photo = indexed(&photo, |x, y| (x * 8 + y) as u8);
+    assert_eq!(decode_mask(&photo, &limits()), Err(RejectReason::Picture));
+}
+
 #[test]
 fn ids_of_16_bits_keep_the_first_objects() {
     let ids = |values: [u16; 4]| -> ImageBuffer<Luma<u16>, Vec<u16>> {

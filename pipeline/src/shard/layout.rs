@@ -21,7 +21,7 @@ use parquet::schema::types::ColumnPath;
 
 /// Goes up with every change of the layout, of the writer, or of what is made of a mask file, so that a
 /// rebuild replaces shards that were written by the older one.
-pub(crate) const LAYOUT_VERSION: u32 = 4;
+pub(crate) const LAYOUT_VERSION: u32 = 5;
 
 /// Largest row group, in bytes of images and masks. One larger row makes a group of its own.
 pub(super) const ROW_GROUP_BYTES: usize = 32 << 20;
