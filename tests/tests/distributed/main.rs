@@ -1,6 +1,7 @@
 //! Training by several ranks that is stopped by schedulers or loses its cable, and what a run keeps
 //! and starts from, with real processes.
 
+mod building;
 #[path = "../../../launch/tests/behaviour/cable.rs"]
 mod cable;
 mod cut;
