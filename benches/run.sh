@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Compares `hqseg` with the published loader's steps (stream) and with PyPI `datasets` (build), and
 # `hqsam` with the published training step (train), and two ranks with one process (scaling), each
-# pair interleaved in one run on this machine. Puts the Python side into .tools/bench (stream, build)
+# pair interleaved in one run on this machine; measures the memory of building and streaming (memory;
+# ROUNDS are epochs, ten by default). Puts the Python side into .tools/bench (stream, build)
 # or .venv (train) first.
 #
-#   benches/run.sh [stream|build|train|scaling|all] [ROUNDS]
+#   benches/run.sh [stream|build|memory|train|scaling|all] [ROUNDS]
 #
-# Stream and build read real pictures: $HQSAM_RAW_DIR (default ../shared/raw) with ECSSD/ and
+# Stream, build and memory read real pictures: $HQSAM_RAW_DIR (default ../shared/raw) with ECSSD/ and
 # large/{im,gt}. The training step draws its samples; a round takes about four minutes.
 source "$(dirname "$0")/../scripts/common.sh"
 what=${1:-all}
@@ -21,6 +22,10 @@ if [ "$what" = scaling ]; then
 fi
 raw=$(realpath "${HQSAM_RAW_DIR:-../shared/raw}")
 [ -d "$raw/ECSSD/images" ] || die "no ECSSD/images in $raw: set HQSAM_RAW_DIR"
+if [ "$what" = memory ]; then
+    make --silent build
+    exec python3 benches/memory.py target/release/hqseg "$raw" "${2:-10}"
+fi
 need_pip
 scripts/setup-libtorch.sh cuda-only
 lock bench
@@ -42,6 +47,7 @@ for bench in stream build; do
     fi
 done
 if [ "$what" = all ]; then
+    benches/run.sh memory
     benches/run.sh train "$rounds"
     exec benches/run.sh scaling "$rounds"
 fi

@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::process::Command;
 
+use dataset::codec::DecodeLimits;
 use dataset::source::{Annotation, Shape};
 use dataset::verify::RejectReason;
 use serde_json::Value;
@@ -88,4 +89,13 @@ fn shapes_that_make_no_sense_are_refused() {
     }
     let huge = annotation((u32::MAX, u32::MAX), Shape::Counts(vec![])).rasterise().unwrap_err();
     assert!(matches!(huge, RejectReason::TooLarge { .. }));
+}
+
+#[test]
+fn the_limit_of_pixels_is_the_callers() {
+    let square = annotation((8, 6), Shape::Counts(vec![4, 4, 40]));
+    let limits = |max_pixels| DecodeLimits { max_pixels, ..DecodeLimits::default() };
+    assert_eq!(square.rasterise_within(&limits(48)).unwrap().foreground_pixels(), 4);
+    let reason = square.rasterise_within(&limits(47)).unwrap_err();
+    assert!(matches!(reason, RejectReason::TooLarge { height: 8, width: 6, max_pixels: 47 }));
 }

@@ -8,12 +8,15 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use pipeline::fetch::FetchError;
+use pipeline::shard::panic_becomes_an_error;
 use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
     std::panic::set_hook(Box::new(|panic| {
-        complain(&format!("internal error: {}", one_line(&panic.to_string())));
+        if !panic_becomes_an_error() {
+            complain(&format!("internal error: {}", one_line(&panic.to_string())));
+        }
     }));
     let filter = EnvFilter::try_from_env("HQSEG_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()

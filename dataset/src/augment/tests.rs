@@ -37,6 +37,25 @@ fn quantisation_equals_the_plain_casts() {
 }
 
 #[test]
+fn images_are_truncated_and_masks_rounded_on_every_way() {
+    // Enlarged four times, the middle columns lie at 1/8, 3/8, 5/8 and 7/8 between 0 and 255.
+    let (image, mask) = (vec![0, 0, 0, 255, 255, 255], vec![0, 255]);
+    let image = RgbRaster { height: 1, width: 2, pixels: image };
+    let mask = Mask255 { height: 1, width: 2, pixels: mask };
+    let steps = [0.0, 0.0, 0.125, 0.375, 0.625, 0.875, 1.0, 1.0_f32].map(|share| share * 255.0);
+    let (stretched, stretched_mask) = stretch(&image, &mask, 8);
+    let jitter = LargeScaleJitter { output_size: 8, scale_range: [1.0, 1.0] };
+    let params = JitterParams { random_scale: 1.0, crop_offset_yx: [0, 0] };
+    let (jittered, jittered_mask) = jitter.apply(&params, &image, &mask);
+    for (x, step) in steps.into_iter().enumerate() {
+        for (image, mask) in [(&stretched, &stretched_mask), (&jittered, &jittered_mask)] {
+            assert_eq!(image.pixels[x * 3..][..3], [step.floor() as u8; 3], "{step}");
+            assert_eq!(mask.pixels[x], step.round() as u8, "{step}");
+        }
+    }
+}
+
+#[test]
 fn the_longer_side_gets_the_scale() {
     let jitter = LargeScaleJitter { output_size: 1024, scale_range: [0.1, 2.0] };
     assert_eq!(jitter.scaled_size(1.0, (300, 400)), (768, 1024));

@@ -3,14 +3,13 @@
 use serde::{Deserialize, Serialize};
 
 use super::rle;
+use crate::codec::DecodeLimits;
 use crate::raster::Mask255;
 use crate::verify::RejectReason;
 
 /// Polygons may leave their image, but not by more than this many times its longer side: what lies
 /// further out is no drawing, and drawing it would take memory without bound.
 const MAX_OUTSIDE: f64 = 16.0;
-/// Most pixels of an annotated image, as for [`crate::codec::DecodeLimits`].
-const MAX_PIXELS: u64 = 200_000_000;
 
 /// One object of an annotation file.
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize)]
@@ -38,16 +37,25 @@ pub enum Shape {
 }
 
 impl Annotation {
+    /// [`Annotation::rasterise_within`] the limits that hold where no others are set.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn rasterise(&self) -> Result<Mask255, RejectReason> {
+        self.rasterise_within(&DecodeLimits::default())
+    }
+
     /// The pixels of the object, 0 or 255, the same ones as `pycocotools` 2.0 gives.
     ///
     /// # Errors
     /// [`RejectReason::Annotation`] for a shape without a polygon, for polygons of fewer than three
     /// points or far outside of the image, and for run lengths that do not fill it;
     /// [`RejectReason::TooLarge`].
-    pub fn rasterise(&self) -> Result<Mask255, RejectReason> {
+    pub fn rasterise_within(&self, limits: &DecodeLimits) -> Result<Mask255, RejectReason> {
         let (height, width) = (u64::from(self.size.0), u64::from(self.size.1));
-        if height * width > MAX_PIXELS {
-            return Err(RejectReason::TooLarge { height, width, max_pixels: MAX_PIXELS });
+        let max_pixels = limits.max_pixels;
+        if height * width > max_pixels {
+            return Err(RejectReason::TooLarge { height, width, max_pixels });
         }
         let size = (height as usize, width as usize);
         let mut mask = Mask255 { height: size.0, width: size.1, pixels: vec![0; size.0 * size.1] };

@@ -40,6 +40,26 @@ impl SizeMismatch {
         *self == Self::Refuse
     }
 
+    /// Whether a mask of a size, both height and width, could be fitted to its image: known before
+    /// the mask is there.
+    ///
+    /// # Errors
+    /// [`RejectReason::SizeMismatch`].
+    pub fn check(
+        self,
+        mask_hw: (usize, usize),
+        image_hw: (usize, usize),
+    ) -> Result<(), RejectReason> {
+        let share = |mask: usize, image: usize| mask.abs_diff(image) as f64 / image.max(1) as f64;
+        let differs = share(mask_hw.0, image_hw.0).max(share(mask_hw.1, image_hw.1));
+        let close = matches!(self, Self::ResizeWithin(tolerance) if differs <= tolerance);
+        let empty = mask_hw.0 == 0 || mask_hw.1 == 0;
+        if mask_hw == image_hw || close && !empty {
+            return Ok(());
+        }
+        Err(RejectReason::SizeMismatch { image: image_hw, mask: mask_hw })
+    }
+
     /// The mask in the size of its image, and how it got it if it had another.
     ///
     /// # Errors
@@ -53,12 +73,7 @@ impl SizeMismatch {
         if mask_hw == image_hw {
             return Ok((mask, None));
         }
-        let share = |mask: usize, image: usize| mask.abs_diff(image) as f64 / image.max(1) as f64;
-        let differs = share(mask_hw.0, image_hw.0).max(share(mask_hw.1, image_hw.1));
-        let close = matches!(self, Self::ResizeWithin(tolerance) if differs <= tolerance);
-        if !close || mask.pixels.is_empty() {
-            return Err(RejectReason::SizeMismatch { image: image_hw, mask: mask_hw });
-        }
+        self.check(mask_hw, image_hw)?;
         let mut pixels = Vec::with_capacity(image_hw.0 * image_hw.1);
         Bilinear::whole(mask_hw, image_hw).for_each_row::<1, u8>(&mask.pixels, |_, row| {
             pixels.extend(row.iter().map(|value| value.round_ties_even() as u8));

@@ -62,7 +62,13 @@ impl Judge {
             MaskOrigin::File(path) => {
                 decode_mask_as(&self.read(input, path)?, &self.limits, values)?
             }
-            MaskOrigin::Annotation(annotation) => annotation.rasterise()?,
+            MaskOrigin::Annotation(annotation) => {
+                // Before it is drawn: a wrong size may be a huge one.
+                let (height, width) = annotation.size;
+                let mask_hw = (height as usize, width as usize);
+                self.size_mismatch.check(mask_hw, (image.height, image.width))?;
+                annotation.rasterise_within(&self.limits)?
+            }
         };
         let (mask, resized) = self.size_mismatch.fit(mask, (image.height, image.width))?;
         let mask_bytes = encode_mask_png(&mask);

@@ -13,6 +13,11 @@
 //! A build that is killed leaves no manifest, or the earlier one with all its shards; the next one
 //! keeps the shards that were whole. The bytes of a data set depend on the raw files and the
 //! configuration, not on threads, ranks or restarts.
+//!
+//! Memory: for each thread eight pairs as stored and one decoded, a row group (`rows_per_group` pairs as
+//! stored), and a few hundred bytes for each pair of the whole plan. So it grows with the size of the
+//! pictures times threads and `rows_per_group`, and with the number of pairs only by those bytes; shards
+//! and the data set may be of any size.
 
 mod auto;
 mod config;

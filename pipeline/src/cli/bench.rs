@@ -12,6 +12,7 @@ use pipeline::{Dataset, DecodeMode, Position, TrainRecipe, TrainStream};
 use serde::Serialize;
 
 use super::CliResult;
+use super::arguments::{DatasetArguments, threads};
 use super::bench_order::{self, OrderArguments};
 
 #[derive(Args)]
@@ -30,13 +31,13 @@ enum What {
 
 #[derive(Args)]
 struct StreamArguments {
-    /// Folder or URL of the data set, or its build configuration (.toml).
-    dataset: String,
+    #[command(flatten)]
+    dataset: DatasetArguments,
     /// Split to stream.
     #[arg(long, default_value = "train")]
     split: String,
     /// Decoding threads (default: one per core).
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = threads)]
     threads: usize,
     /// Samples that are timed, after a batch that is not.
     #[arg(long, default_value_t = 800, value_parser = clap::value_parser!(u64).range(1..))]
@@ -83,7 +84,7 @@ pub(super) fn run(arguments: &BenchArguments) -> CliResult {
         What::Stream(arguments) => arguments,
         What::Order(arguments) => return bench_order::run(arguments),
     };
-    let dataset = Arc::new(Dataset::open(&arguments.dataset)?);
+    let dataset = Arc::new(arguments.dataset.open()?);
     let rows = dataset.num_samples(&arguments.split)?;
     let [decode_image_ms, decode_mask_ms, resample_ms] =
         parts_alone(&dataset, &arguments.split, arguments.samples.min(rows))?;
@@ -214,10 +215,14 @@ fn cpu_seconds() -> f64 {
     ticks.filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
-/// A line of `/proc/self/status` that is given in KiB, in MiB; 0 where there is none.
 fn status_mib(name: &str) -> u64 {
+    status_kib(name) / 1024
+}
+
+/// A line of `/proc/self/status` that is given in KiB; 0 where there is none.
+pub(super) fn status_kib(name: &str) -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(name));
     let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
-    kib.unwrap_or(0) / 1024
+    kib.unwrap_or(0)
 }

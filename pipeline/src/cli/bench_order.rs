@@ -11,6 +11,7 @@ use rand::RngExt;
 use serde::Serialize;
 
 use super::CliResult;
+use super::bench::status_kib;
 
 #[derive(Args)]
 pub(super) struct OrderArguments {
@@ -33,8 +34,9 @@ struct OrderSpeed {
     ns_per_position: f64,
     /// From a row back to its position.
     ns_per_inverse: f64,
-    /// All memory of an order: it owns nothing on the heap.
-    bytes: usize,
+    /// The most memory that was resident, KiB: the program and its lists of positions, the order
+    /// having none.
+    peak_resident_kib: u64,
     /// Positions that came back as themselves; all of them, or the order is no permutation.
     round_trips: u64,
 }
@@ -53,7 +55,7 @@ pub(super) fn run(arguments: &OrderArguments) -> CliResult {
         positions: arguments.positions,
         ns_per_position,
         ns_per_inverse,
-        bytes: size_of::<Order>(),
+        peak_resident_kib: status_kib("VmHWM:"),
         round_trips: round_trips as u64,
     };
     let mut out = io::stdout().lock();
@@ -63,9 +65,9 @@ pub(super) fn run(arguments: &OrderArguments) -> CliResult {
     }
     Ok(writeln!(
         out,
-        "{samples} samples: {ns_per_position:.1} ns a position, {ns_per_inverse:.1} ns back, {} bytes; \
-         {round_trips} of {} positions came back as themselves",
-        speed.bytes, speed.positions
+        "{samples} samples: {ns_per_position:.1} ns a position, {ns_per_inverse:.1} ns back, at most {} \
+         KiB resident; {round_trips} of {} positions came back as themselves",
+        speed.peak_resident_kib, speed.positions
     )?)
 }
 

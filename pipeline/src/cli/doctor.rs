@@ -11,13 +11,16 @@ use super::CliResult;
 pub(super) struct DoctorArguments {
     /// Build configuration (.toml), or folder or URL of a data set. Without: the machine alone.
     target: Option<String>,
+    /// Override a setting of the build configuration, for instance `output=data/b`. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    overrides: Vec<String>,
     /// Print one JSON array.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(arguments: &DoctorArguments) -> CliResult {
-    let checks = doctor(arguments.target.as_deref());
+    let checks = doctor(arguments.target.as_deref(), &arguments.overrides)?;
     let mut out = io::stdout().lock();
     if arguments.json {
         serde_json::to_writer_pretty(&mut out, &checks)?;

@@ -2,13 +2,26 @@
 
 use std::io::{self, Write};
 
-use pipeline::Dataset;
+use clap::Args;
 
 use super::CliResult;
+use super::arguments::DatasetArguments;
+
+#[derive(Args)]
+pub(super) struct InspectArguments {
+    #[command(flatten)]
+    dataset: DatasetArguments,
+    /// Show a row of this split (default: the first one).
+    #[arg(long)]
+    split: Option<String>,
+    /// Show this row.
+    #[arg(long, default_value_t = 0)]
+    row: u64,
+}
 
 /// Prints the manifest's counts and one row.
-pub(super) fn inspect(location: &str, split: Option<&str>, row: u64) -> CliResult {
-    let dataset = Dataset::open(location)?;
+pub(super) fn run(arguments: &InspectArguments) -> CliResult {
+    let (dataset, row) = (arguments.dataset.open()?, arguments.row);
     let manifest = dataset.manifest();
     let mut out = io::stdout().lock();
     writeln!(
@@ -33,7 +46,7 @@ pub(super) fn inspect(location: &str, split: Option<&str>, row: u64) -> CliResul
         writeln!(out, "{source:<16} {}", rows.join(", "))?;
     }
     let first = manifest.splits.keys().next().map(String::as_str);
-    let Some(split) = split.or(first) else { return Ok(()) };
+    let Some(split) = arguments.split.as_deref().or(first) else { return Ok(()) };
     let rows = dataset.num_samples(split)?;
     if row >= rows {
         return Err(format!("row {row}: split `{split}` has {rows} rows").into());

@@ -1,5 +1,6 @@
 //! The commands of `hqseg`.
 
+mod arguments;
 mod bench;
 mod bench_order;
 mod build;
@@ -20,9 +21,15 @@ use pipeline::fetch::FetchArguments;
 
 type CliResult = Result<(), Box<dyn Error>>;
 
+const ENVIRONMENT: &str = "\
+Environment:
+  HQSEG_CACHE_DIR  Folder that keeps rows of data sets in a store, for later epochs and runs
+  HQSEG_CACHE_GIB  Most GiB it holds [default: 32]
+  HQSEG_LOG        What is logged: error, warn, info, debug [default: info]";
+
 /// Builds verified data sets of images and masks for training HQ-SAM.
 #[derive(Parser)]
-#[command(name = "hqseg", version, about)]
+#[command(name = "hqseg", version, about, after_help = ENVIRONMENT)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -45,16 +52,7 @@ enum Command {
     Fetch(FetchArguments),
     /// Print what a data set holds.
     #[command(after_help = "Example:\n  hqseg inspect data/mine --split val --row 3")]
-    Inspect {
-        /// Folder or URL of the data set, or its build configuration (.toml).
-        dataset: String,
-        /// Show a row of this split (default: the first one).
-        #[arg(long)]
-        split: Option<String>,
-        /// Show this row.
-        #[arg(long, default_value_t = 0)]
-        row: u64,
-    },
+    Inspect(inspect::InspectArguments),
     /// Check this machine, a build configuration or a data set, and say what to do.
     #[command(after_help = "Example:\n  hqseg doctor my_data.toml")]
     Doctor(doctor::DoctorArguments),
@@ -90,7 +88,7 @@ struct BuildArguments {
     #[arg(long = "set", value_name = "KEY=VALUE")]
     overrides: Vec<String>,
     /// Decoding threads (default: one per core).
-    #[arg(long)]
+    #[arg(long, value_parser = arguments::threads)]
     threads: Option<usize>,
     /// Stop at the first refused pair.
     #[arg(long)]
@@ -159,9 +157,7 @@ pub(crate) fn run(arguments: Arguments) -> CliResult {
         Command::Build(arguments) => build::run(arguments),
         Command::Draw(arguments) => draw(&arguments),
         Command::Fetch(arguments) => fetch::run(&arguments),
-        Command::Inspect { dataset, split, row } => {
-            inspect::inspect(&dataset, split.as_deref(), row)
-        }
+        Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Stats(arguments) => stats::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
@@ -196,7 +192,16 @@ fn draw(arguments: &DrawArguments) -> CliResult {
 
 #[cfg(test)]
 mod tests {
+    use pipeline::stream::{CACHE_DIR_VARIABLE, CACHE_GIB_VARIABLE};
+
     use super::*;
+
+    #[test]
+    fn the_help_names_every_variable_of_the_environment() {
+        for variable in [CACHE_DIR_VARIABLE, CACHE_GIB_VARIABLE, "HQSEG_LOG"] {
+            assert!(ENVIRONMENT.contains(variable), "{variable}");
+        }
+    }
 
     #[test]
     fn every_command_shows_an_example() {

@@ -4,10 +4,10 @@ use std::io::{self, Write};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use pipeline::Dataset;
 use pipeline::stats::{Distribution, Measure, Stats, stats};
 
 use super::CliResult;
+use super::arguments::DatasetArguments;
 
 /// Bins of a terminal histogram, one character each.
 const BINS: usize = 24;
@@ -16,15 +16,15 @@ const BARS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█']
 
 #[derive(Args)]
 pub(super) struct StatsArguments {
-    /// Folder or URL of the data set, or its build configuration (.toml).
-    dataset: String,
+    #[command(flatten)]
+    dataset: DatasetArguments,
     /// Print one JSON object.
     #[arg(long)]
     json: bool,
 }
 
 pub(super) fn run(arguments: &StatsArguments) -> CliResult {
-    let dataset = Dataset::open(&arguments.dataset)?;
+    let dataset = arguments.dataset.open()?;
     let shards = dataset.manifest().splits.values().map(|split| split.shards.len() as u64).sum();
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} shards, {eta} left");
     let progress =
@@ -34,7 +34,7 @@ pub(super) fn run(arguments: &StatsArguments) -> CliResult {
     let mut out = io::stdout().lock();
     if arguments.json {
         let mut json = found.to_json();
-        json["dataset"] = arguments.dataset.as_str().into();
+        json["dataset"] = arguments.dataset.location.as_str().into();
         json["manifest_sha256"] = dataset.manifest_sha256().into();
         serde_json::to_writer_pretty(&mut out, &json)?;
         writeln!(out)?;

@@ -7,16 +7,17 @@ use clap::Args;
 use dataset::augment::LargeScaleJitter;
 use dataset::order::World;
 use dataset::prompt::{Prompt, PromptKind};
-use pipeline::{Batch, Dataset, DecodeMode, Position, TrainRecipe, TrainStream};
+use pipeline::{Batch, DecodeMode, Position, TrainRecipe, TrainStream};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::CliResult;
+use super::arguments::{DatasetArguments, threads};
 
 #[derive(Args)]
 pub(super) struct TraceArguments {
-    /// Folder or URL of the data set, or its build configuration (.toml).
-    dataset: String,
+    #[command(flatten)]
+    dataset: DatasetArguments,
     /// Split to stream.
     #[arg(long, default_value = "train")]
     split: String,
@@ -48,7 +49,7 @@ pub(super) struct TraceArguments {
     #[arg(long, value_enum, default_value = "exact")]
     decode: DecodeMode,
     /// Decoding threads (default: one per core).
-    #[arg(long, default_value_t = 0, hide_default_value = true)]
+    #[arg(long, default_value_t = 0, hide_default_value = true, value_parser = threads)]
     threads: usize,
     /// Print one JSON object a step.
     #[arg(long)]
@@ -76,7 +77,7 @@ struct Sample<'a> {
 /// Prints the steps under the published recipe: flip, jitter 0.1 to 2.0, three kinds of prompts.
 pub(super) fn run(arguments: &TraceArguments) -> CliResult {
     let world = World::new(arguments.rank, arguments.world)?;
-    let dataset = Arc::new(Dataset::open(&arguments.dataset)?);
+    let dataset = Arc::new(arguments.dataset.open()?);
     let published =
         TrainRecipe::published(&arguments.split, arguments.seed, arguments.global_batch);
     let recipe = TrainRecipe {
@@ -90,7 +91,7 @@ pub(super) fn run(arguments: &TraceArguments) -> CliResult {
         ..published
     };
     let start = Position { epoch: arguments.epoch, step: arguments.from_step };
-    let end = arguments.steps.map_or(arguments.epoch + 1, |_| u64::MAX);
+    let end = arguments.steps.map_or(arguments.epoch.saturating_add(1), |_| u64::MAX);
     let mut stream = TrainStream::new(dataset, recipe, world, start, end)?;
     let mut left = arguments.steps.unwrap_or(u64::MAX);
     let mut out = io::stdout().lock();

@@ -7,19 +7,19 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
-use pipeline::Dataset;
 use pipeline::manifest::ShardInfo;
 use pipeline::stream::{DamagedShard, VerifyOptions, verify};
 
 use super::CliResult;
+use super::arguments::{DatasetArguments, threads};
 
 /// Damaged rows printed for each shard.
 const ROWS_SHOWN: usize = 20;
 
 #[derive(Args)]
 pub(super) struct VerifyArguments {
-    /// Folder or URL of the data set, or its build configuration (.toml).
-    dataset: String,
+    #[command(flatten)]
+    dataset: DatasetArguments,
     /// Also decode the image and mask of every row and compare them with the columns.
     #[arg(long)]
     decode: bool,
@@ -28,13 +28,13 @@ pub(super) struct VerifyArguments {
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
     /// Decoding threads (default: one per core).
-    #[arg(long)]
+    #[arg(long, value_parser = threads)]
     threads: Option<usize>,
 }
 
 pub(super) fn run(arguments: &VerifyArguments) -> CliResult {
-    let location = &arguments.dataset;
-    let dataset = Dataset::open(location)?;
+    let location = &arguments.dataset.location;
+    let dataset = arguments.dataset.open()?;
     let mut record = match &arguments.resume {
         Some(path) => Some(Record::open(path, &dataset.manifest_sha256(), arguments.decode)?),
         None => None,

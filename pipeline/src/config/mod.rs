@@ -98,6 +98,20 @@ pub fn parse_config<T: DeserializeOwned>(
     located::deserialize(&Value::Table(table)).map_err(|error| error.in_file(path))
 }
 
+/// Whether a location names a configuration rather than a data set.
+pub(crate) fn is_configuration(location: &str) -> bool {
+    location.ends_with(".toml")
+}
+
+/// Overrides need a configuration to change; `location` is what was given instead.
+pub(crate) fn refuse_overrides(location: &str, overrides: &[String]) -> Result<(), ConfigError> {
+    let Some(argument) = overrides.first() else { return Ok(()) };
+    Err(ConfigError::Override {
+        argument: argument.clone(),
+        message: format!("changes a configuration (.toml), but {location} was given"),
+    })
+}
+
 fn syntax(path: &Path, text: &str, error: &toml::de::Error) -> ConfigError {
     let offset = error.span().map_or(0, |span| span.start.min(text.len()));
     ConfigError::Syntax {

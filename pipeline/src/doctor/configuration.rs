@@ -12,9 +12,9 @@ use crate::input::Input;
 /// Pairs of each source that are decoded.
 const PAIRS_TRIED: usize = 3;
 
-pub(super) fn checks(path: &Path) -> Vec<Check> {
+pub(super) fn checks(path: &Path, overrides: &[String]) -> Vec<Check> {
     let name = "configuration";
-    let config: BuildConfig = match load_config(path, &[]) {
+    let config: BuildConfig = match load_config(path, overrides) {
         Ok(config) => config,
         Err(error) => return vec![Check::error(name, error.to_string())],
     };

@@ -11,6 +11,8 @@ use std::path::Path;
 
 use serde::Serialize;
 
+use crate::config::{ConfigError, is_configuration, refuse_overrides};
+
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -61,17 +63,24 @@ impl Check {
 /// Checks the machine and, where one is given, a build configuration (`.toml`) or a data set (a
 /// folder or a URL). Nothing is changed, but for one small object that is put into an output
 /// store and removed again. Blocks; not for async code.
-#[must_use]
-pub fn doctor(target: Option<&str>) -> Vec<Check> {
+///
+/// `overrides` change settings of the configuration, see [`crate::load_config`].
+///
+/// # Errors
+/// [`ConfigError`] for overrides where no configuration is given.
+pub fn doctor(target: Option<&str>, overrides: &[String]) -> Result<Vec<Check>, ConfigError> {
+    if !target.is_some_and(is_configuration) {
+        refuse_overrides(target.unwrap_or("nothing"), overrides)?;
+    }
     let mut checks = machine::checks();
     match target {
-        Some(target) if target.ends_with(".toml") => {
-            checks.extend(configuration::checks(Path::new(target)));
+        Some(target) if is_configuration(target) => {
+            checks.extend(configuration::checks(Path::new(target), overrides));
         }
         Some(target) => checks.extend(data_set::checks(target)),
         None => {}
     }
-    checks
+    Ok(checks)
 }
 
 /// Bytes as people say them.

@@ -19,7 +19,7 @@ const PROBE: &str = ".hqseg-doctor";
 /// Checks the store of `location`; with `write`, that it can be published to.
 pub(super) fn checks(location: &str, write: bool) -> Vec<Check> {
     let mut checks: Vec<Check> = credentials(location).into_iter().collect();
-    let place = match resolve(location) {
+    let place = match resolve(location, &[]) {
         Ok(place) => place,
         Err(error) => {
             checks.push(Check::error("store", error.to_string()));

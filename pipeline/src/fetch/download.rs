@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use indicatif::ProgressBar;
 use reqwest::header::{
     CONTENT_LENGTH, CONTENT_RANGE, ETAG, HeaderMap, HeaderName, LAST_MODIFIED, RETRY_AFTER,
 };
@@ -17,6 +16,7 @@ use super::disk::Reservation;
 use super::error::Authority;
 use super::partial::{Partial, Version};
 use super::pauses::{Pauses, RetryPolicy};
+use super::progress::Progress;
 use super::record::Record;
 
 /// What all downloads of a run share.
@@ -41,7 +41,7 @@ pub(super) struct Wanted {
 pub(super) async fn download(
     context: &Context,
     wanted: &Wanted,
-    bar: &ProgressBar,
+    progress: &Progress,
 ) -> Result<Record, FetchError> {
     let path = wanted.path.clone();
     // Reads and hashes what an earlier run left, gigabytes perhaps.
@@ -50,12 +50,12 @@ pub(super) async fn download(
         .expect("opening does not panic and is not cancelled")?;
     let mut first = None;
     for address in &wanted.addresses {
-        match from_address(context, wanted, address, &mut partial, bar).await {
+        match from_address(context, wanted, address, &mut partial, progress).await {
             Ok(record) => return Ok(record),
             Err(error) => {
                 let local = error.is_local();
                 if wanted.addresses.len() > 1 {
-                    bar.suspend(|| tracing::warn!("{error}"));
+                    progress.suspend(|| tracing::warn!("{error}"));
                 }
                 first.get_or_insert(error);
                 if local {
@@ -73,17 +73,17 @@ async fn from_address(
     wanted: &Wanted,
     address: &str,
     partial: &mut Partial,
-    bar: &ProgressBar,
+    progress: &Progress,
 ) -> Result<Record, FetchError> {
     let mut pauses = Pauses::new(context.retry);
     let (mut pieced_together, mut started_over) = (false, false);
     loop {
         pieced_together |= partial.len() > 0;
-        match attempt(context, wanted, address, partial, bar).await {
+        match attempt(context, wanted, address, partial, progress).await {
             Ok(announced) => match finish(wanted, address, partial, &announced) {
                 // Perhaps only a seam is wrong: once more, from the beginning.
                 Err(FetchError::WrongHash { .. }) if pieced_together && !started_over => {
-                    bar.suspend(|| {
+                    progress.suspend(|| {
                         tracing::warn!(file = %wanted.path.display(), "wrong hash, starting over");
                     });
                     partial.clear()?;
@@ -96,7 +96,7 @@ async fn from_address(
             Err(Failure::Retry { reason, pause }) => {
                 let pause = pauses.next(address, &reason, pause, partial.len())?;
                 let millis = pause.as_millis();
-                bar.suspend(|| tracing::warn!("{address}: {reason}; again in {millis} ms"));
+                progress.suspend(|| tracing::warn!("{address}: {reason}; again in {millis} ms"));
                 tokio::time::sleep(pause).await;
             }
         }
@@ -109,14 +109,13 @@ async fn attempt(
     wanted: &Wanted,
     address: &str,
     partial: &mut Partial,
-    bar: &ProgressBar,
+    progress: &Progress,
 ) -> Result<Announced, Failure> {
     let validator = partial.version().and_then(|version| version.validator.clone());
     if validator.is_none() && wanted.sha256.is_none() {
         // Nothing could tell whether the bytes to come belong to those that are here.
         partial.clear()?;
     }
-    bar.set_position(partial.len());
     let offset = partial.len();
     let (mut response, announced) =
         context.client.get(address, offset, validator.as_deref()).await?;
@@ -133,17 +132,14 @@ async fn attempt(
         return Err(FetchError::WrongSize { path, found: total, expected, authority }.into());
     }
     let expected = total.or(expected.map(|(expected, _)| expected));
-    if let Some(expected) = expected {
-        bar.set_length(expected);
-    }
-    bar.set_position(partial.len());
+    progress.start(partial.len(), expected);
     let missing = expected.map_or(0, |expected| expected.saturating_sub(partial.len()));
     let mut reservation = Reservation::new(&context.outstanding, &wanted.path, missing)?;
     while let Some(chunk) = response.chunk().await.map_err(Failure::connection)? {
         let looked_at = partial.head().len() == HEAD_BYTES;
         partial.write(&chunk)?;
         reservation.written(chunk.len() as u64);
-        bar.inc(chunk.len() as u64);
+        progress.inc(chunk.len() as u64);
         if !looked_at && partial.head().len() == HEAD_BYTES {
             look(wanted, address, partial)?;
         }

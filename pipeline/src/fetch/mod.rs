@@ -25,6 +25,7 @@ mod error;
 mod partial;
 mod pauses;
 mod place;
+mod progress;
 mod record;
 mod unpack;
 
@@ -33,7 +34,7 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use futures::StreamExt;
-use indicatif::{DecimalBytes, MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{DecimalBytes, MultiProgress};
 
 pub use arguments::FetchArguments;
 pub use catalogue::{Catalogue, RemoteFile, Source};
@@ -43,6 +44,7 @@ use client::{Client, Hub};
 use download::{Context, download};
 use pauses::RetryPolicy;
 use place::{Place, Status};
+use progress::Progress;
 
 /// Brings the sources that the arguments name, from `shipped` or the catalogue they name instead.
 /// Writes what a user should read to `out`; progress and warnings go to standard error.
@@ -84,9 +86,9 @@ pub fn fetch(
             && place.path.exists()
             && !unpack::is_filled(folder)
         {
-            let bar = bars.add(bar(&format!("unpacking {}", place.name())));
-            let files = unpack::unpack(&place.path, folder, &bar)?;
-            bar.finish_and_clear();
+            let progress = Progress::new(&bars, &format!("unpacking {}", place.name()));
+            let files = unpack::unpack(&place.path, folder, &progress)?;
+            progress.finish();
             writeln!(out, "{}: {files} files unpacked", folder.display()).map_err(output)?;
         }
     }
@@ -160,9 +162,9 @@ async fn one(
     alone: bool,
 ) -> Result<(), FetchError> {
     let wanted = place.wanted()?;
-    let bar = bars.add(bar(&place.name()));
-    let outcome = download(context, &wanted, &bar).await;
-    bar.finish_and_clear();
+    let progress = Progress::new(bars, &place.name());
+    let outcome = download(context, &wanted, &progress).await;
+    progress.finish();
     match &outcome {
         Ok(record) => bars.suspend(|| {
             let size = DecimalBytes(record.bytes);
@@ -173,14 +175,6 @@ async fn one(
         Err(_) => {}
     }
     outcome.map(drop)
-}
-
-fn bar(name: &str) -> ProgressBar {
-    let style = "{prefix} {bar:30} {decimal_bytes}/{decimal_total_bytes}, \
-                 {decimal_bytes_per_sec}, {eta} left";
-    let style =
-        ProgressStyle::with_template(style).unwrap_or_else(|_| ProgressStyle::default_bar());
-    ProgressBar::new(0).with_style(style).with_prefix(name.to_owned())
 }
 
 fn list(catalogue: &Catalogue, out: &mut dyn Write) -> io::Result<()> {

@@ -4,12 +4,12 @@ use std::fs::{self, File};
 use std::io::{self, BufReader, Read};
 use std::path::{Component, Path, PathBuf};
 
-use indicatif::ProgressBar;
 use zip::ZipArchive;
 use zip::read::ZipFile;
 
 use super::FetchError;
 use super::disk::require;
+use super::progress::Progress;
 use super::record::{beside, sync_folder};
 
 /// Whether something lies where an archive would be unpacked to.
@@ -20,7 +20,11 @@ pub(super) fn is_filled(folder: &Path) -> bool {
 /// Unpacks `archive` as `folder`, which must not hold anything yet. Where everything in the archive
 /// lies in one folder of the same name, that one is left out. Checksums are verified on the way.
 /// Returns the number of files.
-pub(super) fn unpack(archive: &Path, folder: &Path, bar: &ProgressBar) -> Result<u64, FetchError> {
+pub(super) fn unpack(
+    archive: &Path,
+    folder: &Path,
+    progress: &Progress,
+) -> Result<u64, FetchError> {
     let wrong = |message: String| FetchError::Archive { path: archive.to_owned(), message };
     let file = File::open(archive).map_err(FetchError::io(archive, "cannot open"))?;
     let mut zip =
@@ -35,7 +39,7 @@ pub(super) fn unpack(archive: &Path, folder: &Path, bar: &ProgressBar) -> Result
     }
     fs::create_dir_all(&staged).map_err(FetchError::io(&staged, "cannot make the folder"))?;
     require(&staged, plan.bytes)?;
-    bar.set_length(plan.bytes);
+    progress.start(0, Some(plan.bytes));
     for (index, path) in &plan.files {
         let target = staged.join(path);
         let parent = target.parent().unwrap_or(&staged);
@@ -50,7 +54,7 @@ pub(super) fn unpack(archive: &Path, folder: &Path, bar: &ProgressBar) -> Result
         if copied != entry.size() {
             return Err(wrong(format!("{}: another size than announced", path.display())));
         }
-        bar.inc(copied);
+        progress.inc(copied);
     }
     // Everything on the disk before the name that says so; one call instead of one a file.
     let sync = File::open(&staged).map_err(FetchError::io(&staged, "cannot open"))?;
@@ -109,6 +113,7 @@ mod tests {
     use std::io::Write;
 
     use super::*;
+    use indicatif::MultiProgress;
     use zip::ZipWriter;
     use zip::write::SimpleFileOptions;
 
@@ -126,7 +131,7 @@ mod tests {
         let zip = place.path().join("a.zip");
         archive(&zip, names);
         let folder = place.path().join(folder);
-        unpack(&zip, &folder, &ProgressBar::hidden())?;
+        unpack(&zip, &folder, &Progress::new(&MultiProgress::new(), "x"))?;
         let mut found = Vec::new();
         let mut folders = vec![folder.clone()];
         while let Some(next) = folders.pop() {
@@ -175,7 +180,7 @@ mod tests {
         bytes[name + 6] ^= 0xff;
         fs::write(&zip, bytes).unwrap();
         let folder = place.path().join("set");
-        assert!(unpack(&zip, &folder, &ProgressBar::hidden()).is_err());
+        assert!(unpack(&zip, &folder, &Progress::new(&MultiProgress::new(), "x")).is_err());
         assert!(!folder.exists());
     }
 }

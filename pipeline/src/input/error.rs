@@ -74,13 +74,14 @@ impl InputError {
 /// Why a single file cannot be read.
 #[derive(Debug, Error)]
 pub enum ReadError {
-    /// The file is at fault: damaged, encrypted, too large or not readable by this user.
+    /// The file is at fault: damaged, encrypted or too large.
     #[error("{detail}")]
     Refused {
         /// What is wrong with it, with its path.
         detail: String,
     },
-    /// The place is at fault: what is read now says nothing about the file.
+    /// The place is at fault, or no permission to read there: what is read now says nothing about
+    /// the file.
     #[error("{path}: {source}")]
     Broken {
         /// The file.

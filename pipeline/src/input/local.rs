@@ -101,9 +101,12 @@ fn walk(
     Ok(())
 }
 
-/// A file that cannot be looked at has no size and time; reading it will say why.
+/// A file that cannot be looked at has no size and time; reading it will say why. A link that leads
+/// nowhere is at fault itself.
 fn entry(path: PathBuf, below: String) -> Entry {
-    let metadata = fs::metadata(&path).ok();
+    let looked_at = fs::metadata(&path);
+    let nowhere = looked_at.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
+    let metadata = looked_at.ok();
     let modified = metadata
         .as_ref()
         .and_then(|metadata| metadata.modified().ok()?.duration_since(UNIX_EPOCH).ok())
@@ -111,12 +114,18 @@ fn entry(path: PathBuf, below: String) -> Entry {
     let bytes = metadata.as_ref().map_or(0, fs::Metadata::len);
     let special = metadata.is_some_and(|metadata| !metadata.is_file());
     let file = RawFile { path: below, bytes, version: modified.as_nanos().to_string() };
-    let place =
-        if special { Place::Refused("a pipe or device, not a file") } else { Place::Disk(path) };
+    let place = if special {
+        Place::Refused("a pipe or device, not a file")
+    } else if nowhere {
+        Place::Refused("a link to a file that is not there")
+    } else {
+        Place::Disk(path)
+    };
     Entry { file, place }
 }
 
-/// All bytes of a file.
+/// All bytes of a file. Whatever the system says of one that was listed, no permission or gone since,
+/// is the place's fault: once that is mended the file may be a good one.
 pub(super) fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, ReadError> {
     let read = || -> io::Result<Vec<u8>> {
         let file = fs::File::open(path)?;
@@ -129,11 +138,6 @@ pub(super) fn read(path: &Path, max_bytes: u64) -> Result<Vec<u8>, ReadError> {
             Err(ReadError::refused(format!("above the limit of {max_bytes} bytes")))
         }
         Ok(bytes) => Ok(bytes),
-        Err(error) => Err(match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => {
-                ReadError::refused(error.to_string())
-            }
-            _ => ReadError::broken(error),
-        }),
+        Err(error) => Err(ReadError::broken(error)),
     }
 }

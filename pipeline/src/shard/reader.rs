@@ -1,17 +1,12 @@
 //! Reads single rows of one shard out of an object store.
 
-use std::any::Any;
-use std::ops::Range;
-use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
 use bytes::Bytes;
-use futures::future::BoxFuture;
-use futures::{FutureExt, TryStreamExt};
+use futures::TryStreamExt;
 use object_store::ObjectStore;
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
@@ -19,18 +14,12 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStreamBuilder};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use tokio::sync::OnceCell;
 
+use super::guard;
 use super::layout::STREAMED_COLUMNS;
+use super::ranges::RangeReader;
 use crate::manifest::ShardInfo;
-
-/// Reads of one range are tried this often before the error is believed.
-const READ_ATTEMPTS: u32 = 5;
-/// Wait before the second try; it triples with each further one (0.1, 0.3, 0.9, 2.7 s).
-const FIRST_BACKOFF: Duration = Duration::from_millis(100);
-/// Read with the footer, so that a small shard's page index comes in the same request.
-const FOOTER_PREFETCH_BYTES: usize = 256 << 10;
 
 /// A shard that could not be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +40,14 @@ pub enum ShardError {
         shard: String,
         /// What the Parquet library said.
         source: ParquetError,
+    },
+    /// The place where the shard lies did not give it.
+    #[error("shard {shard} cannot be read, nothing is known of it: {source}")]
+    Store {
+        /// The shard's path or key.
+        shard: String,
+        /// What the store said.
+        source: object_store::Error,
     },
     /// A column is absent or of another type.
     #[error("shard {shard}: {message}")]
@@ -85,8 +82,24 @@ impl ShardError {
         Self::Write { path: path.to_owned(), source }
     }
 
+    /// What the Parquet library said, or the store through it.
     pub(crate) fn parquet(shard: impl ToString, source: ParquetError) -> Self {
-        Self::Parquet { shard: shard.to_string(), source }
+        let shard = shard.to_string();
+        match source {
+            ParquetError::External(error) => match error.downcast::<object_store::Error>() {
+                Ok(source) => Self::Store { shard, source: *source },
+                Err(error) => Self::Parquet { shard, source: ParquetError::External(error) },
+            },
+            source => Self::Parquet { shard, source },
+        }
+    }
+
+    /// Whether nothing is known of the shard, because the place where it lies refused or could not
+    /// be reached. A shard that is not there is one of the shard's own faults.
+    #[must_use]
+    pub fn is_of_the_place(&self) -> bool {
+        matches!(self, Self::Store { source, .. }
+            if !matches!(source, object_store::Error::NotFound { .. }))
     }
 
     pub(crate) fn schema(shard: impl ToString, message: &impl ToString) -> Self {
@@ -109,83 +122,6 @@ pub struct StoredSample {
     pub image_bytes: Bytes,
     /// Grey PNG, 0..255.
     pub mask_bytes: Bytes,
-}
-
-/// Ranges of one object, read through an [`ObjectStore`] and retried with growing waits.
-///
-/// A missing object is not retried. A short answer counts as a failed read.
-#[derive(Clone, Debug)]
-pub struct RangeReader {
-    store: Arc<dyn ObjectStore>,
-    key: object_store::path::Path,
-    bytes: u64,
-}
-
-impl RangeReader {
-    /// A reader of the object at `key`, which is `bytes` long.
-    #[must_use]
-    pub fn new(store: Arc<dyn ObjectStore>, key: object_store::path::Path, bytes: u64) -> Self {
-        Self { store, key, bytes }
-    }
-
-    async fn read(&self, ranges: &[Range<u64>]) -> Result<Vec<Bytes>, ParquetError> {
-        let mut wait = FIRST_BACKOFF;
-        for attempt in 1.. {
-            let error = match self.store.get_ranges(&self.key, ranges).await {
-                Ok(parts) if lengths_match(&parts, ranges) => return Ok(parts),
-                Ok(_) => ParquetError::General("the store answered fewer bytes than asked".into()),
-                Err(error @ object_store::Error::NotFound { .. }) => {
-                    return Err(ParquetError::External(Box::new(error)));
-                }
-                Err(error) => ParquetError::External(Box::new(error)),
-            };
-            if attempt == READ_ATTEMPTS {
-                return Err(error);
-            }
-            tracing::warn!(shard = %self.key, attempt, %error, "read failed, trying again");
-            tokio::time::sleep(wait).await;
-            wait *= 3;
-        }
-        unreachable!("the loop returns at the last attempt")
-    }
-}
-
-fn lengths_match(parts: &[Bytes], ranges: &[Range<u64>]) -> bool {
-    parts.len() == ranges.len()
-        && parts
-            .iter()
-            .zip(ranges)
-            .all(|(part, range)| part.len() as u64 == range.end - range.start)
-}
-
-impl AsyncFileReader for RangeReader {
-    fn get_bytes(&mut self, range: Range<u64>) -> BoxFuture<'_, Result<Bytes, ParquetError>> {
-        async move { Ok(self.read(&[range]).await?.swap_remove(0)) }.boxed()
-    }
-
-    fn get_byte_ranges(
-        &mut self,
-        ranges: Vec<Range<u64>>,
-    ) -> BoxFuture<'_, Result<Vec<Bytes>, ParquetError>> {
-        async move { self.read(&ranges).await }.boxed()
-    }
-
-    fn get_metadata<'a>(
-        &'a mut self,
-        _options: Option<&'a ArrowReaderOptions>,
-    ) -> BoxFuture<'a, Result<Arc<ParquetMetaData>, ParquetError>> {
-        async move {
-            let bytes = self.bytes;
-            let metadata = ParquetMetaDataReader::new()
-                .with_column_index_policy(PageIndexPolicy::Skip)
-                .with_offset_index_policy(PageIndexPolicy::Required)
-                .with_prefetch_hint(Some(FOOTER_PREFETCH_BYTES))
-                .load_and_finish(self, bytes)
-                .await?;
-            Ok(Arc::new(metadata))
-        }
-        .boxed()
-    }
 }
 
 /// One shard. The footer is read at the first row and kept.
@@ -220,14 +156,14 @@ impl ShardReader {
         &self.info
     }
 
+    /// Where the shard is.
+    pub(crate) fn place(&self) -> (&dyn ObjectStore, &object_store::path::Path) {
+        self.reader.place()
+    }
+
     /// Reads ranges of the shard's file.
     pub(crate) fn ranges(&self) -> &RangeReader {
         &self.reader
-    }
-
-    /// Where the shard is.
-    pub(crate) fn place(&self) -> (&dyn ObjectStore, &object_store::path::Path) {
-        (&*self.reader.store, &self.reader.key)
     }
 
     /// Fetches one row: the pages of its six columns and nothing else.
@@ -239,16 +175,19 @@ impl ShardReader {
     /// When `row` is not below the shard's number of rows.
     pub async fn read(&self, row: u64) -> Result<StoredSample, ShardError> {
         assert!(row < self.info.rows, "row {row} of a shard with {} rows", self.info.rows);
-        // The library asserts much of what a footer says, and a damaged one says anything.
-        let read = AssertUnwindSafe(self.read_row(row)).catch_unwind().await;
-        read.unwrap_or_else(|panic| Err(self.damaged(&*panic)))
+        self.guarded(self.read_row(row)).await
     }
 
-    fn damaged(&self, panic: &(dyn Any + Send)) -> ShardError {
-        let text = panic.downcast_ref::<String>().map(String::as_str);
-        let text = text.or_else(|| panic.downcast_ref::<&str>().copied());
-        let message = text.unwrap_or("unknown").replace('\n', " ");
-        ShardError::Damaged { shard: self.info.path.clone(), message }
+    /// Runs what reads this shard with the Parquet library. The library asserts much of what a footer
+    /// says, and a damaged one says anything: its panics become [`ShardError::Damaged`].
+    pub(crate) async fn guarded<T>(
+        &self,
+        work: impl Future<Output = Result<T, ShardError>>,
+    ) -> Result<T, ShardError> {
+        let done = guard::catch(work).await;
+        done.unwrap_or_else(|message| {
+            Err(ShardError::Damaged { shard: self.info.path.clone(), message })
+        })
     }
 
     async fn read_row(&self, row: u64) -> Result<StoredSample, ShardError> {

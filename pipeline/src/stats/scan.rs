@@ -113,6 +113,14 @@ pub(crate) async fn shard_geometry(reader: &ShardReader) -> Result<Vec<Geometry>
 async fn for_each_batch(
     reader: &ShardReader,
     more: &[&str],
+    take: impl FnMut(&RecordBatch, Vec<Geometry>) -> Result<(), ShardError>,
+) -> Result<(), ShardError> {
+    reader.guarded(read_batches(reader, more, take)).await
+}
+
+async fn read_batches(
+    reader: &ShardReader,
+    more: &[&str],
     mut take: impl FnMut(&RecordBatch, Vec<Geometry>) -> Result<(), ShardError>,
 ) -> Result<(), ShardError> {
     let path = &reader.info().path;

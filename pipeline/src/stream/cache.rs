@@ -117,6 +117,11 @@ impl RowCache {
         Some(sample)
     }
 
+    /// Removes a row that turned out to be wrong. Blocks on the disk.
+    pub(super) fn forget(&self, shard: &ShardInfo, row: u64) {
+        let _gone_already = fs::remove_file(self.path(shard, row));
+    }
+
     /// Keeps a row. Blocks on the disk. A cache that cannot be written costs time, not the stream.
     pub(super) fn put(&self, shard: &ShardInfo, row: u64, sample: &StoredSample) {
         if let Err(error) = self.try_put(shard, row, sample) {

@@ -58,7 +58,16 @@ impl Dataset {
     /// [`StreamError`] when there is no finished data set or its manifest makes no sense, or when
     /// the cache cannot be used.
     pub fn open(location: &str) -> Result<Self, StreamError> {
-        let place = location::resolve(location)?;
+        Self::open_configured(location, &[])
+    }
+
+    /// As [`Dataset::open`], with settings of the build configuration overridden, see
+    /// [`crate::load_config`].
+    ///
+    /// # Errors
+    /// As [`Dataset::open`]; also for overrides where `location` is no configuration.
+    pub fn open_configured(location: &str, overrides: &[String]) -> Result<Self, StreamError> {
+        let place = location::resolve(location, overrides)?;
         let remote = store::is_remote(&place.name);
         let cache = match remote {
             true => RowCache::from_env().map_err(|message| StreamError::Location {
@@ -212,29 +221,69 @@ impl SplitShards {
 impl Shards {
     /// Fetches row `split_row` of a split that exists and has that row.
     pub(super) async fn fetch(&self, split: &str, split_row: u64) -> Result<Fetched, StreamError> {
+        let (reader, shard_row) = self.locate(split, split_row);
+        fetched((split_row, reader, shard_row), self.read(reader, shard_row).await)
+    }
+
+    /// Fetches a row from where the shards are, though the cache may have it: what it had was wrong.
+    pub(super) async fn fetch_again(
+        &self,
+        split: &str,
+        split_row: u64,
+    ) -> Result<Fetched, StreamError> {
+        let (reader, shard_row) = self.locate(split, split_row);
+        if let Some(cache) = &self.cache {
+            let (kept, info) = (Arc::clone(cache), reader.info().clone());
+            // A file that stays is found to be damaged by whoever reads it.
+            let _gone = tokio::task::spawn_blocking(move || kept.forget(&info, shard_row)).await;
+        }
+        fetched((split_row, reader, shard_row), self.read_and_keep(reader, shard_row).await)
+    }
+
+    /// The shard of a row of a split, and the row in it.
+    fn locate(&self, split: &str, split_row: u64) -> (&ShardReader, u64) {
         let split = &self.splits[split];
         let index = split.starts.partition_point(|start| *start <= split_row) - 1;
-        let (reader, shard_row) = (&split.readers[index], split_row - split.starts[index]);
-        let shard = reader.info().path.clone();
-        match self.read(reader, shard_row).await {
-            Ok(sample) => Ok(Fetched { split_row, shard, shard_row, sample }),
-            Err(source) => Err(StreamError::Read { shard, row: shard_row, source }),
-        }
+        (&split.readers[index], split_row - split.starts[index])
     }
 
     /// From the cache, where there is one and it has the row.
     async fn read(&self, reader: &ShardReader, row: u64) -> Result<StoredSample, ShardError> {
-        let Some(cache) = &self.cache else { return reader.read(row).await };
-        let info = reader.info().clone();
-        let (kept, shard) = (Arc::clone(cache), info.clone());
-        // The disk may be slow: not on a thread that other reads wait for. A panic is a miss.
-        let found = tokio::task::spawn_blocking(move || kept.get(&shard, row)).await;
-        if let Ok(Some(sample)) = found {
-            return Ok(sample);
+        if let Some(cache) = &self.cache {
+            let (kept, shard) = (Arc::clone(cache), reader.info().clone());
+            // The disk may be slow: not on a thread that other reads wait for. A panic is a miss.
+            let found = tokio::task::spawn_blocking(move || kept.get(&shard, row)).await;
+            if let Ok(Some(sample)) = found {
+                return Ok(sample);
+            }
         }
+        self.read_and_keep(reader, row).await
+    }
+
+    /// From where the shards are; the cache keeps it.
+    async fn read_and_keep(
+        &self,
+        reader: &ShardReader,
+        row: u64,
+    ) -> Result<StoredSample, ShardError> {
         let sample = reader.read(row).await?;
-        let (kept, copy) = (Arc::clone(cache), sample.clone());
-        let _kept_or_not = tokio::task::spawn_blocking(move || kept.put(&info, row, &copy)).await;
+        if let Some(cache) = &self.cache {
+            let (kept, copy) = (Arc::clone(cache), sample.clone());
+            let info = reader.info().clone();
+            let _kept_or_not =
+                tokio::task::spawn_blocking(move || kept.put(&info, row, &copy)).await;
+        }
         Ok(sample)
+    }
+}
+
+fn fetched(
+    (split_row, reader, shard_row): (u64, &ShardReader, u64),
+    read: Result<StoredSample, ShardError>,
+) -> Result<Fetched, StreamError> {
+    let shard = reader.info().path.clone();
+    match read {
+        Ok(sample) => Ok(Fetched { split_row, shard, shard_row, sample }),
+        Err(source) => Err(StreamError::Read { shard, row: shard_row, source }),
     }
 }

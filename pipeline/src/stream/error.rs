@@ -111,6 +111,14 @@ pub enum StreamError {
         /// What differs.
         message: String,
     },
+    /// More threads than a process may start.
+    #[error("{location}: {threads} threads are more than {}", crate::MAX_THREADS)]
+    Threads {
+        /// The data set.
+        location: String,
+        /// How many were asked for.
+        threads: usize,
+    },
     /// A thread of the stream panicked or could not be started.
     #[error("{location}: the stream broke down: {message}")]
     Broken {
@@ -119,4 +127,16 @@ pub enum StreamError {
         /// What happened.
         message: String,
     },
+}
+
+impl StreamError {
+    /// Whether nothing is known of the rows, because the place where they lie refused or could not
+    /// be reached.
+    #[must_use]
+    pub fn is_of_the_place(&self) -> bool {
+        match self {
+            Self::Read { source, .. } | Self::Columns(source) => source.is_of_the_place(),
+            _ => false,
+        }
+    }
 }

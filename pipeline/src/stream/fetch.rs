@@ -8,7 +8,8 @@ use tokio::task::JoinHandle;
 
 use super::StreamError;
 use super::dataset::{Dataset, Fetched};
-use crate::workers::{Slot, WorkerThreads, Workers};
+use super::sample::verify_checksums;
+use crate::workers::{MAX_THREADS, Slot, WorkerThreads, Workers};
 
 /// Reads that wait for storage at once, for each decoding thread.
 const READS_PER_THREAD: usize = 4;
@@ -26,7 +27,8 @@ pub(super) struct Samples<T> {
 
 impl<T: Send + 'static> Samples<T> {
     /// Starts to fetch `rows` (pairs of a row and whatever `equip` needs to know of it) and to
-    /// prepare them on `threads` threads. `equip` gets what `prepare` needs beside the row; it is
+    /// prepare them on `threads` threads. A row whose checksums are wrong is read once more, past the
+    /// cache, before that is an error; `prepare` gets only rows whose checksums are right. `equip` gets what `prepare` needs beside the row; it is
     /// called in the order of the rows, when there is room for one more prepared sample.
     pub(super) fn start<K, E, I>(
         dataset: &Dataset,
@@ -42,11 +44,23 @@ impl<T: Send + 'static> Samples<T> {
         I: Iterator<Item = (u64, K)> + Send + 'static,
     {
         let location = dataset.location().to_owned();
+        check_threads(&location, threads)?;
         let (workers, worker_threads) = Workers::start("hqseg-cpu", threads)
             .map_err(|error| broken(&location, format!("cannot start threads: {error}")))?;
         let threads = threads.max(1);
         let (sender, receiver) = mpsc::channel(threads * SAMPLES_PER_THREAD);
-        let (shards, split, prepare) = (dataset.shards(), split.to_owned(), Arc::new(prepare));
+        let (shards, prepare) = (dataset.shards(), Arc::new(prepare));
+        let split: Arc<str> = split.into();
+        let (runtime, again) = (dataset.runtime().handle().clone(), Arc::clone(&shards));
+        let whole = move |fetched: Fetched, split: &str| match verify_checksums(&fetched) {
+            Ok(()) => Ok(fetched),
+            Err(error) => {
+                tracing::warn!(%error, "reading the row once more");
+                let fetched = runtime.block_on(again.fetch_again(split, fetched.split_row))?;
+                verify_checksums(&fetched).map(|()| fetched)
+            }
+        };
+        let whole = Arc::new(whole);
         let feeder = dataset.runtime().spawn(async move {
             let fetches = futures::stream::iter(rows)
                 .map(|(row, extra)| {
@@ -56,11 +70,12 @@ impl<T: Send + 'static> Samples<T> {
                 .buffered(threads * READS_PER_THREAD);
             let mut fetches = std::pin::pin!(fetches);
             while let Some((fetched, extra)) = fetches.next().await {
-                let prepare = Arc::clone(&prepare);
+                let (whole, prepare) = (Arc::clone(&whole), Arc::clone(&prepare));
+                let split = Arc::clone(&split);
                 // Room first: a sample is prepared only when it has a place to wait.
                 let Ok(place) = sender.reserve().await else { return };
                 let equipment = equip(extra);
-                place.send(workers.submit(move || prepare(&fetched?, equipment)));
+                place.send(workers.submit(move || prepare(&whole(fetched?, &split)?, equipment)));
             }
         });
         Ok(Self { location, slots: Some(receiver), feeder, _threads: worker_threads })
@@ -82,6 +97,14 @@ impl<T> Drop for Samples<T> {
         self.slots.take();
         self.feeder.abort();
     }
+}
+
+/// Refuses a number of threads that would end the process rather than start.
+pub(super) fn check_threads(location: &str, threads: usize) -> Result<(), StreamError> {
+    if threads <= MAX_THREADS {
+        return Ok(());
+    }
+    Err(StreamError::Threads { location: location.to_owned(), threads })
 }
 
 pub(super) fn broken(location: &str, message: String) -> StreamError {

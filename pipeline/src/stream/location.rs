@@ -9,7 +9,7 @@ use object_store::path::Path as Key;
 
 use super::StreamError;
 use crate::build::BuildConfig;
-use crate::config::load_config;
+use crate::config::{is_configuration, load_config, refuse_overrides};
 
 /// A store, and the key under which the data set lies in it.
 pub(crate) struct Place {
@@ -19,12 +19,13 @@ pub(crate) struct Place {
     pub(crate) name: String,
 }
 
-/// Resolves `location` without touching the data set.
-pub(crate) fn resolve(location: &str) -> Result<Place, StreamError> {
-    if location.ends_with(".toml") {
-        let config: BuildConfig = load_config(Path::new(location), &[])?;
+/// Resolves `location`, a configuration with `overrides`, without touching the data set.
+pub(crate) fn resolve(location: &str, overrides: &[String]) -> Result<Place, StreamError> {
+    if is_configuration(location) {
+        let config: BuildConfig = load_config(Path::new(location), overrides)?;
         return resolve_output(&config.output);
     }
+    refuse_overrides(location, overrides)?;
     resolve_output(location)
 }
 

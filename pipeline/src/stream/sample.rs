@@ -1,4 +1,4 @@
-//! One stored row -> pixels: checksum, decode, and for training augment and prompt. Pure: the
+//! One stored row -> pixels: checksums, decode, and for training augment and prompt. Pure: the
 //! result depends on the row, the recipe, the seed and the epoch only.
 
 use std::cell::RefCell;
@@ -69,9 +69,8 @@ pub(super) struct TrainSample {
     pub(super) prompts: Vec<Prompt>,
 }
 
-/// Verifies the checksums of a row and decodes its image and mask.
+/// Decodes the image and mask of a row.
 pub(super) fn decode(fetched: &Fetched) -> Result<(RgbRaster, Mask255), StreamError> {
-    verify_checksums(fetched)?;
     let image = decode_image(&fetched.sample.image_bytes, &limits())
         .map_err(|reason| undecodable(fetched, "image", reason))?;
     Ok((image, mask(fetched)?))
@@ -121,7 +120,6 @@ fn augment(
     recipe: &SampleRecipe,
     target: &mut PairMut<'_>,
 ) -> Result<(), StreamError> {
-    verify_checksums(fetched)?;
     let undecodable = |reason| undecodable(fetched, "image", reason);
     let file = ImageFile::open(&fetched.sample.image_bytes, &limits()).map_err(undecodable)?;
     // All of the mask is needed only to see how much of it a draw keeps.
@@ -209,7 +207,8 @@ fn draw_jitter(
     best
 }
 
-fn verify_checksums(fetched: &Fetched) -> Result<(), StreamError> {
+/// Whether both files of a row are those that the build wrote.
+pub(super) fn verify_checksums(fetched: &Fetched) -> Result<(), StreamError> {
     let sample = &fetched.sample;
     verify_checksum(fetched, "image", &sample.image_bytes, &sample.image_sha256)?;
     verify_checksum(fetched, "mask", &sample.mask_bytes, &sample.mask_sha256)

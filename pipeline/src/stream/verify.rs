@@ -3,16 +3,11 @@
 
 use std::ops::Range;
 
-use futures::TryStreamExt;
-use object_store::ObjectStoreExt;
-use sha2::{Digest, Sha256};
-
 use super::dataset::Fetched;
-use super::fetch::Samples;
+use super::fetch::{Samples, check_threads};
 use super::{Dataset, StreamError, sample};
-use crate::digest::hex;
 use crate::manifest::ShardInfo;
-use crate::shard::ShardReader;
+use crate::shard::{ShardError, ShardReader};
 use crate::stats::{Geometry, shard_geometry};
 
 /// A shard that is not the one the manifest describes, or that holds damaged rows.
@@ -41,7 +36,9 @@ pub struct VerifyOptions {
 /// `on_rows` with the number of rows done meanwhile. Blocks; not for async code.
 ///
 /// # Errors
-/// [`StreamError::Broken`] when no thread can be started.
+/// [`StreamError`] when a shard cannot be read because its place refuses or cannot be reached, which
+/// says nothing of the shard; for more threads than [`crate::MAX_THREADS`]; when no thread can be
+/// started.
 pub fn verify(
     dataset: &Dataset,
     options: &VerifyOptions,
@@ -49,6 +46,7 @@ pub fn verify(
     mut on_shard: impl FnMut(&ShardInfo, bool),
     mut on_rows: impl FnMut(u64),
 ) -> Result<Vec<DamagedShard>, StreamError> {
+    check_threads(dataset.location(), options.threads)?;
     let shards = dataset.shards();
     let mut damaged = Vec::new();
     for (split, readers) in &shards.splits {
@@ -82,7 +80,7 @@ fn verify_shard(
 ) -> Result<DamagedShard, StreamError> {
     let mut shard = DamagedShard {
         path: reader.info().path.clone(),
-        message: dataset.runtime().block_on(read_whole(reader)).err(),
+        message: dataset.runtime().block_on(read_whole(reader))?,
         rows: Vec::new(),
     };
     if !options.decode && shard.message.is_none() {
@@ -94,6 +92,7 @@ fn verify_shard(
             let rows = rows.zip(sizes);
             shard.rows = check_rows(dataset, split, rows, options.threads, on_rows)?;
         }
+        Err(error) if error.is_of_the_place() => return Err(error.into()),
         // Without its small columns no row can be looked at.
         Err(error) => {
             shard.message.get_or_insert_with(|| error.to_string());
@@ -102,22 +101,22 @@ fn verify_shard(
     Ok(shard)
 }
 
-async fn read_whole(reader: &ShardReader) -> Result<(), String> {
-    let (store, key) = reader.place();
-    let mut pieces = store.get(key).await.map_err(|error| error.to_string())?.into_stream();
-    let (mut digest, mut bytes) = (Sha256::new(), 0);
-    while let Some(piece) = pieces.try_next().await.map_err(|error| error.to_string())? {
-        digest.update(&piece);
-        bytes += piece.len() as u64;
-    }
-    let (info, sha256) = (reader.info(), hex(&digest.finalize()));
-    if bytes != info.bytes {
-        return Err(format!("{bytes} bytes, the manifest says {}", info.bytes));
-    }
-    if sha256 != info.sha256 {
-        return Err(format!("sha256 is {sha256}, the manifest says {}", info.sha256));
-    }
-    Ok(())
+/// What is wrong with the file as a whole, or why that cannot be known.
+async fn read_whole(reader: &ShardReader) -> Result<Option<String>, ShardError> {
+    let info = reader.info();
+    let read = reader.ranges().digest().await;
+    let (bytes, sha256) = match read.map_err(|source| ShardError::parquet(&info.path, source)) {
+        Ok(read) => read,
+        Err(error) if error.is_of_the_place() => return Err(error),
+        Err(error) => return Ok(Some(error.to_string())),
+    };
+    Ok(if bytes != info.bytes {
+        Some(format!("{bytes} bytes, the manifest says {}", info.bytes))
+    } else if sha256 != info.sha256 {
+        Some(format!("sha256 is {sha256}, the manifest says {}", info.sha256))
+    } else {
+        None
+    })
 }
 
 /// One line for each damaged row.
@@ -132,8 +131,10 @@ fn check_rows(
     let columns = |columns| columns;
     let mut samples = Samples::start(dataset, split, rows, threads, columns, check_row)?;
     while let Some(checked) = samples.next() {
-        if let Err(error) = checked {
-            damaged.push(error.to_string());
+        match checked {
+            Err(error) if error.is_of_the_place() => return Err(error),
+            Err(error) => damaged.push(error.to_string()),
+            Ok(()) => {}
         }
         on_rows(1);
     }

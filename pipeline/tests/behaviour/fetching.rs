@@ -296,3 +296,12 @@ fn proxies_are_taken_from_the_environment() {
     assert_eq!(run(command.env("http_proxy", proxy.url(""))).code, Some(0));
     assert_eq!(read(&desk.path("x.bin")), url.as_bytes());
 }
+
+#[test]
+fn without_a_terminal_lines_say_how_far_a_file_has_come() {
+    let server = FileServer::start(|request| Answer::ranged(request, &[7; 300_000], None));
+    let desk = Desk::single(&server, "");
+    let run = desk.fetch(&[]);
+    assert_eq!(run.code, Some(0), "{}", run.stderr);
+    assert!(run.stderr.contains("x.bin: 0 B of 300.00 kB, 0 %"), "{}", run.stderr);
+}

@@ -67,6 +67,18 @@ impl Answer {
         self
     }
 
+    /// A part of a file, of more than a few bytes.
+    pub(crate) fn is_part(&self) -> bool {
+        self.status == 206 && self.body.len() > 1000
+    }
+
+    /// With another bit in the middle of the body.
+    pub(crate) fn flipped(mut self) -> Self {
+        let middle = self.body.len() / 2;
+        self.body[middle] ^= 1;
+        self
+    }
+
     /// Whole or in part, as `Range` and `If-Range` ask; without a tag nothing tells versions apart.
     pub(crate) fn ranged(request: &Request, content: &[u8], tag: Option<&str>) -> Self {
         let tagged = |answer: Self| match tag {

@@ -13,10 +13,12 @@ use crate::support::Collection;
 #[expect(clippy::print_stdout, reason = "a skipped test says so")]
 fn python() -> Option<PathBuf> {
     let beside = || Path::new(env!("CARGO_MANIFEST_DIR")).join("../.venv/bin/python");
-    let path = std::env::var_os("HQSAM_PYTHON").map_or_else(beside, PathBuf::from);
+    let given = std::env::var_os("HQSAM_PYTHON").map(PathBuf::from);
+    let path = given.clone().unwrap_or_else(beside);
     if path.exists() {
         return Some(path);
     }
+    assert_eq!(given, None, "HQSAM_PYTHON names no file");
     println!("skipped: {} does not exist (set HQSAM_PYTHON)", path.display());
     None
 }

@@ -20,6 +20,7 @@ mod natives;
 mod odd_files;
 mod options;
 mod page;
+mod permissions;
 mod process;
 mod ranks;
 mod raw;

@@ -218,3 +218,40 @@ fn refusals_that_users_know_of_are_explained() {
     assert!(message.ends_with("differ in size, as in every download)"), "{message}");
     assert!(Dataset::open(&collection.output("out").to_string_lossy()).is_ok());
 }
+
+#[test]
+fn annotations_of_another_size_or_above_the_limit_are_not_drawn() {
+    let collection = Collection::new(4);
+    let fits @ (width, height) = size(&collection, 0);
+    let mut config = collection.config("out");
+    config.source[0].layout = Layout::Coco;
+    config.source[0].root = collection.raw();
+    config.source[0].images = Some("images".into());
+    config.source[0].annotations = Some("instances.json".into());
+    config.source[0].split = SplitRule::Fixed("train".into());
+    config.max_rejected_fraction = 1.0;
+    config.max_pixels = u64::from(width * height);
+    let refused = |config: &BuildConfig, (width, height): (u32, u32)| {
+        // Nothing of the annotation but its size is looked at: drawing it would say "no polygon".
+        let text = serde_json::json!({
+            "images": [
+                {"id": 1, "file_name": "0000.jpg", "height": height, "width": width},
+                {"id": 2, "file_name": "0000.jpg", "height": fits.1, "width": fits.0},
+            ],
+            "categories": [{"id": 1, "name": "thing"}],
+            "annotations": [
+                {"id": 7, "image_id": 1, "category_id": 1, "segmentation": [[1, 1]]},
+                {"id": 8, "image_id": 2, "category_id": 1, "segmentation": [[9, 9, 40, 12, 38, 41]]},
+            ],
+        });
+        std::fs::write(collection.raw().join("instances.json"), text.to_string()).unwrap();
+        build(config).unwrap();
+        refusals(&collection.output("out"))
+    };
+    let found = refused(&config, (30_000, 30_000));
+    assert_eq!(kinds(&found), [("drawn/0000/7", "size_mismatch")]);
+    config.size_mismatch = SizeMismatch::ResizeWithin(0.1);
+    let found = refused(&config, (width + 1, height + 1));
+    assert_eq!(kinds(&found), [("drawn/0000/7", "too_large")]);
+    assert!(found[0].message.contains("raise max_pixels"), "{}", found[0].message);
+}

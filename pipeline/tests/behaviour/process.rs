@@ -84,6 +84,7 @@ fn a_mistake_is_one_line_and_exit_code_one() {
         (vec!["build", &config, "--world", "2"], "--world needs --rank"),
         (vec!["build", &config, "--world", "2", "--rank", "2"], "rank 2 of 2: "),
         (vec!["inspect", "no/such/set"], "no such folder"),
+        (vec!["build", "--auto", "raw", "--output", "o", "--set", "a=1"], "--auto has none"),
         (vec!["verify", &config], "no such folder"),
     ] {
         let output = hqseg(&arguments).output().unwrap();
@@ -164,4 +165,69 @@ fn a_trace_does_not_depend_on_ranks_threads_or_where_it_starts() {
     assert_eq!(trace(&dataset, 1, &[]), whole[..3], "one epoch unless told otherwise");
     let other = trace(&dataset, 1, &["--steps", "6", "--seed", "7"]);
     assert_ne!(other, whole);
+}
+
+#[test]
+fn an_epoch_that_cannot_be_counted_is_refused() {
+    let collection = Collection::new(12);
+    collection.build("out");
+    let dataset = collection.output("out").to_string_lossy().into_owned();
+    let last = u64::MAX.to_string();
+    for steps in [&[][..], &["--steps", "1"]] {
+        let batch = ["--global-batch", "2", "--size", "48"];
+        let arguments = [&["trace", &dataset, "--epoch", &last], &batch[..], steps].concat();
+        let (succeeded, stdout, stderr) = run(&arguments);
+        assert!(!succeeded && stdout.is_empty(), "{stdout}");
+        assert!(stderr.contains(&format!("epoch {last}: ")), "{stderr}");
+    }
+}
+
+#[test]
+fn numbers_of_threads_that_no_process_can_have_are_refused() {
+    let collection = Collection::new(6);
+    let config = configuration(&collection);
+    collection.build("out");
+    let dataset = collection.output("out").to_string_lossy().into_owned();
+    for command in [
+        vec!["build", &config],
+        vec!["verify", &dataset, "--decode"],
+        vec!["trace", &dataset],
+        vec!["bench", "stream", &dataset],
+    ] {
+        let output = hqseg(&[&command[..], &["--threads", "200000"]].concat()).output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{command:?}: {stderr}");
+        assert!(stderr.contains("more than 1024 threads"), "{command:?}: {stderr}");
+    }
+    let world = dataset::order::World::new(0, 1).unwrap();
+    let stream = pipeline::EvalStream::new(collection.open("out"), "train", world, 200_000, None);
+    assert!(matches!(stream.err(), Some(pipeline::StreamError::Threads { threads: 200_000, .. })));
+}
+
+#[test]
+fn every_command_that_takes_a_configuration_takes_changes_to_it() {
+    let collection = Collection::new(12);
+    let config = configuration(&collection);
+    let elsewhere = collection.output("elsewhere").to_string_lossy().into_owned();
+    let change = format!("output={elsewhere}");
+    assert!(run(&["build", &config, "--set", &change]).0);
+    assert!(!collection.output("out").exists());
+    let commands: [&[&str]; 6] = [
+        &["inspect"],
+        &["stats"],
+        &["verify"],
+        &["trace", "--steps", "1", "--global-batch", "2", "--size", "48"],
+        &["bench", "stream", "--samples", "1", "--threads", "1"],
+        &["doctor"],
+    ];
+    for command in commands {
+        let with = |target: &str| run(&[command, &[target, "--set", &change]].concat());
+        let (succeeded, stdout, stderr) = with(&config);
+        assert!(succeeded && !stdout.is_empty(), "{command:?}: {stderr}");
+        let (succeeded, stdout, stderr) = with(&elsewhere);
+        let expected = format!("error: --set {change}: changes a configuration (.toml), but ");
+        assert!(!succeeded && stderr.starts_with(&expected), "{command:?}: {stdout}{stderr}");
+    }
+    let (succeeded, stdout, _) = run(&["doctor", &config, "--set", &change]);
+    assert!(succeeded && stdout.contains("ok       manifest: 12 rows"), "{stdout}");
 }

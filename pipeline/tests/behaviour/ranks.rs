@@ -118,9 +118,13 @@ fn ranks_that_plan_different_data_sets_are_told_so() {
     let config = configuration(&collection);
     let folder = collection.output("out");
     let output = folder.to_string_lossy().into_owned();
+    // Rank 0 has read what it needs before a file goes; then it waits for rank 1.
+    assert!(output_of(rank(&config, &output, (0, 2), &[])).0);
+    let announced = folder.join(".staging/rank-0-of-2.json");
+    std::fs::remove_file(&announced).unwrap();
     let mut waiting = rank(&config, &output, (0, 2), &["--wait"]);
     let mut waiting = waiting.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    while !folder.join(".staging/rank-0-of-2.json").exists() {
+    while !announced.exists() {
         assert!(waiting.try_wait().unwrap().is_none(), "rank 0 did not wait");
         std::thread::yield_now();
     }

@@ -1,10 +1,10 @@
 //! Real collections, where they are at hand: `HQSAM_RAW_DIR`, by default `../shared/raw` beside
 //! the repository.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use dataset::order::World;
-use pipeline::build::recognise;
+use pipeline::build::{QUARANTINE_FILE, recognise};
 use pipeline::{BuildConfig, Dataset, EvalStream, build};
 
 fn raw_folder() -> Option<PathBuf> {
@@ -22,17 +22,40 @@ fn println_skipped(folder: &std::path::Path) {
     println!("skipped: {} is not there (set HQSAM_RAW_DIR)", folder.display());
 }
 
+/// The JPEG files below a folder: what every collection here has its images in.
+fn photographs(folder: &Path) -> u64 {
+    let count = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            return photographs(&path);
+        }
+        let extension = path.extension().unwrap_or_default().to_ascii_lowercase();
+        u64::from(extension == "jpg" || extension == "jpeg")
+    };
+    std::fs::read_dir(folder).unwrap().map(count).sum()
+}
+
 #[test]
 fn real_collections_are_recognised_built_and_read() {
     let Some(raw) = raw_folder() else { return };
-    let mut sources = recognise(&raw, 0.2).unwrap();
+    let sources = recognise(&raw, 0.2).unwrap();
     assert!(!sources.is_empty());
-    // The whole of ECSSD is for a release build.
-    sources.retain(|source| source.name != "ECSSD");
+    let pictures: Vec<(String, u64)> =
+        sources.iter().map(|source| (source.name.clone(), photographs(&source.root))).collect();
     let output = tempfile::tempdir().unwrap();
-    let mut config = BuildConfig::new(output.path().join("out").to_string_lossy(), sources);
-    config.max_rejected_fraction = 0.9;
+    let config = BuildConfig::new(output.path().join("out").to_string_lossy(), sources);
     let report = build(&config).unwrap();
+    // Every photograph there is a row, but for those that are known to be bad in every download.
+    let quarantine = output.path().join("out").join(QUARANTINE_FILE);
+    let refused = std::fs::read_to_string(quarantine).unwrap();
+    for source in &report.sources {
+        let bad = format!("\"source\":\"{}\"", source.name);
+        let bad = refused.lines().filter(|line| line.contains(&bad));
+        let bad = bad.filter(|line| line.contains("as in every download")).count() as u64;
+        let rows: u64 = source.rows.values().sum();
+        assert!(pictures.contains(&(source.name.clone(), rows + bad)), "{source:?} {pictures:?}");
+    }
+    assert_eq!(report.sources.len(), pictures.len());
     let dataset = std::sync::Arc::new(Dataset::open(&config.output).unwrap());
     let mut rows = 0;
     for split in ["train", "val"] {
@@ -45,5 +68,6 @@ fn real_collections_are_recognised_built_and_read() {
             rows += 1;
         }
     }
-    assert_eq!(rows, report.rows);
+    let bad = refused.lines().count() as u64;
+    assert_eq!(rows + bad, pictures.iter().map(|(_, count)| count).sum::<u64>());
 }

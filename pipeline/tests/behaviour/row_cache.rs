@@ -1,19 +1,30 @@
 //! A data set on a web server, streamed with and without a row cache.
 
-use crate::file_server::{Answer, FileServer};
-use crate::process::trace_in;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::file_server::{Answer, FileServer, Request};
+use crate::process::{run, trace_in};
 use crate::support::Collection;
 
 /// Serves the folder of a data set under `set/`.
 fn serve(collection: &Collection) -> FileServer {
+    serve_with(collection, |_, answer| answer)
+}
+
+/// As [`serve`]; `change` makes another answer of the right one.
+fn serve_with(
+    collection: &Collection,
+    change: impl Fn(&Request, Answer) -> Answer + Send + Sync + 'static,
+) -> FileServer {
     let folder = collection.output("out");
     FileServer::start(move |request| {
         let path = request.target.trim_start_matches("/set/");
-        match std::fs::read(folder.join(path)) {
+        let answer = match std::fs::read(folder.join(path)) {
             Ok(content) => Answer::ranged(request, &content, Some("\"one\""))
                 .header("last-modified", "Mon, 02 Nov 2026 10:00:00 GMT"),
             Err(_) => Answer::new(404),
-        }
+        };
+        change(request, answer)
     })
 }
 
@@ -71,4 +82,65 @@ fn a_cache_too_small_for_the_data_set_still_streams_it() {
     assert_eq!(trace_in(&small, &server.url("set"), 1, &steps), trace_in(&[], &folder, 1, &steps));
     let bytes: u64 = rows(&cache).iter().map(|path| path.metadata().unwrap().len()).sum();
     assert!(bytes > 0 && bytes <= limit + limit / 16, "{bytes}");
+}
+
+#[test]
+fn a_server_that_cuts_connections_and_refuses_now_and_then_is_streamed_and_verified() {
+    let collection = Collection::new(24);
+    collection.build("out");
+    let server = serve_with(&collection, |request, answer| match request.number % 5 {
+        1 => answer.cut_after(100),
+        3 => Answer::new(503),
+        _ => answer,
+    });
+    let folder = collection.output("out").to_string_lossy().into_owned();
+    let steps = ["--steps", "4"];
+    let url = server.url("set");
+    assert_eq!(trace_in(&[], &url, 1, &steps), trace_in(&[], &folder, 1, &steps));
+    let before = server.requests().len();
+    assert!(before > 20, "{before} requests");
+    let (succeeded, stdout, stderr) = run(&["verify", &url, "--decode"]);
+    assert!(succeeded && stdout.contains("every row decodes"), "{stdout}{stderr}");
+}
+
+#[test]
+fn a_row_that_a_server_sends_wrong_once_is_not_kept() {
+    let collection = Collection::new(24);
+    collection.build("out");
+    let wrong = AtomicUsize::new(0);
+    let server = serve_with(&collection, move |request, answer| {
+        // Long enough to be of the pages of an image; footers come with a suffix of the file.
+        let of_a_row = request.target.contains("shards/") && answer.is_part();
+        if of_a_row && wrong.fetch_add(1, Ordering::SeqCst) % 7 == 4 {
+            return answer.flipped();
+        }
+        answer
+    });
+    let folder = collection.output("out").to_string_lossy().into_owned();
+    let cache = collection.output("cache");
+    let cached = [("HQSEG_CACHE_DIR", cache.to_string_lossy().into_owned())];
+    let steps = ["--steps", "4", "--threads", "1"];
+    let local = trace_in(&[], &folder, 1, &steps);
+    assert_eq!(trace_in(&cached, &server.url("set"), 1, &steps), local);
+    // Without a server there is the manifest to be had, and what was kept.
+    let before = server.requests().len();
+    assert_eq!(trace_in(&cached, &server.url("set"), 1, &steps), local);
+    assert_eq!(server.requests().len() - before, 1, "the manifest");
+}
+
+#[test]
+fn a_server_that_refuses_is_not_damage() {
+    let collection = Collection::new(12);
+    collection.build("out");
+    for (status, damaged) in [(403, false), (401, false), (500, false), (404, true)] {
+        let server = serve_with(&collection, move |request, answer| {
+            if request.target.contains("shards/") { Answer::new(status) } else { answer }
+        });
+        let (succeeded, stdout, stderr) = run(&["verify", &server.url("set")]);
+        assert!(!succeeded, "{stdout}");
+        assert_eq!(stderr.contains("shards are damaged"), damaged, "{status}: {stderr}");
+        assert_eq!(stderr.contains("cannot be read, nothing is known of it"), !damaged, "{stderr}");
+        let (succeeded, _, stderr) = run(&["verify", &server.url("set"), "--decode"]);
+        assert!(!succeeded && stderr.contains("shards are damaged") == damaged, "{stderr}");
+    }
 }

@@ -2,6 +2,7 @@
 //! given what does not fit, and what a run keeps and starts from, with real processes.
 
 mod agreement;
+mod building;
 #[path = "../../../launch/tests/behaviour/cable.rs"]
 mod cable;
 mod cut;

@@ -12,11 +12,10 @@ use dataset::order::{Order, World, steps_per_epoch};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 use pipeline::Manifest;
 use pipeline::manifest::ShardInfo;
+use pipeline::shard::JOINED_BYTES;
 
 use crate::store::Request;
 
-/// Ranges that are no further apart are one request.
-const JOINED_BYTES: u64 = object_store::OBJECT_STORE_COALESCE_DEFAULT;
 /// Read from the end of a shard with its footer.
 const FOOTER_BYTES: u64 = 256 << 10;
 /// What a sample is made of: one page of each.

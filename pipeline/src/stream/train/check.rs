@@ -5,7 +5,6 @@ use dataset::order::World;
 use super::super::dataset::Dataset;
 use super::super::{Position, StreamError};
 use super::TrainRecipe;
-use crate::workers::MAX_THREADS;
 
 /// Most rows and columns of a sample; SAM's are 1,024.
 const MAX_OUTPUT_SIZE: usize = 8192;
@@ -41,8 +40,14 @@ pub(super) fn check(
         format!("flip_probability {} is not within 0..=1", recipe.flip_probability)
     } else if !(1..=MAX_OUTPUT_SIZE).contains(&recipe.output_size) {
         format!("a size of {} is not within 1..={MAX_OUTPUT_SIZE}", recipe.output_size)
-    } else if recipe.threads > MAX_THREADS {
-        format!("{} threads are more than {MAX_THREADS}", recipe.threads)
+    } else if (start.epoch.checked_add(1))
+        .and_then(|end| end.checked_mul(steps_per_epoch))
+        .is_none()
+    {
+        format!(
+            "epoch {}: an epoch has {steps_per_epoch} steps, so many cannot be counted",
+            start.epoch
+        )
     } else if recipe.prefetch_batches > MAX_PREFETCH_BATCHES {
         format!(
             "{} batches prepared ahead are more than {MAX_PREFETCH_BATCHES}",
