@@ -86,6 +86,11 @@ fn print(report: &BuildReport, output: &Path) -> io::Result<()> {
             }
             _ => writeln!(out)?,
         }
+        let named = source.parts.iter().filter(|part| !part.name.is_empty());
+        for part in named.filter(|part| !part.is_complete()) {
+            let expected = part.expected.unwrap_or_default();
+            writeln!(out, "    {}: found {}, published {expected}", part.name, part.found)?;
+        }
     }
     for source in &report.left_out {
         let license = source.license.as_deref().unwrap_or("licence not stated");
@@ -107,11 +112,19 @@ fn print(report: &BuildReport, output: &Path) -> io::Result<()> {
             output.join(QUARANTINE_FILE).display()
         )?;
     }
-    if report.duplicates.across_splits > 0 {
+    let found = &report.duplicates;
+    if found.across_splits > 0 {
         writeln!(
             out,
-            "{} pairs of alike images lie in different splits",
-            report.duplicates.across_splits
+            "{} pairs of alike images lie in different splits; {} rows of train are in them",
+            found.across_splits, found.leaked
+        )?;
+    }
+    if found.across_sources + found.within_sources > 0 {
+        writeln!(
+            out,
+            "{} pairs of alike images lie in different sources of one split, {} in one source",
+            found.across_sources, found.within_sources
         )?;
     }
     if report.up_to_date {
