@@ -22,9 +22,17 @@ impl RawFiles for Names {
 }
 
 fn found(layout: Layout, files: &[String]) -> Discovery {
+    found_by(&SourceSpec::new("source", layout, "raw"), files)
+}
+
+fn found_by(spec: &SourceSpec, files: &[String]) -> Discovery {
     let file = |path: &String| RawFile { path: path.clone(), bytes: 0, version: String::new() };
     let names = Names(FileTree::new(files.iter().map(file).collect()));
-    discover(&SourceSpec::new("source", layout, "raw"), &names).unwrap()
+    discover(spec, &names).unwrap()
+}
+
+fn known(layout: Layout, name: &str) -> Option<&'static str> {
+    known_mistake(&SourceSpec::new("source", layout, "raw"), name)
 }
 
 /// `(name, reason)` of each refusal.
@@ -56,7 +64,7 @@ fn extra_images_of_fss_are_left_out_and_their_classes_kept() {
         let kept = RejectReason::DuplicateName { kept: format!("{extra}.jpg") };
         let name = format!("{class}/{extra}.jpeg");
         assert_eq!(refused(&discovery), [(name.as_str(), &kept)]);
-        assert!(known_mistake(Layout::Fss1000, &name).unwrap().contains("extra image"));
+        assert!(known(Layout::Fss1000, &name).unwrap().contains("extra image"));
         // The pair of the same number is no mistake: it was taken.
         assert!(discovery.pairs.iter().any(|pair| pair.name == format!("{class}/{extra}")));
     }
@@ -80,7 +88,7 @@ fn stray_masks_and_pairs_that_were_never_labelled_are_refused_by_name() {
         refused(&discovery),
         [("bamboo_slip/7", &never), ("peregine_falcon/8", &RejectReason::MissingImage)]
     );
-    assert!(known_mistake(Layout::Fss1000, "peregine_falcon/8").is_some());
+    assert!(known(Layout::Fss1000, "peregine_falcon/8").is_some());
     assert_eq!(discovery.pairs.len(), 2);
 
     let files = ["97914", "97915"]
@@ -106,14 +114,10 @@ fn strays_of_the_first_duts_archive_are_masks_without_an_image() {
     assert_eq!(discovery.rejected.len(), 2);
     for (name, reason) in refused(&discovery) {
         assert_eq!(reason, &RejectReason::MissingImage, "{name}");
-        assert!(known_mistake(Layout::Duts, name).unwrap().contains("stray"), "{name}");
+        assert!(known(Layout::Duts, name).unwrap().contains("stray"), "{name}");
     }
     for name in good {
-        assert!(
-            known_mistake(Layout::Duts, &format!("DUTS-TE/{name}"))
-                .unwrap()
-                .contains("first archive")
-        );
+        assert!(known(Layout::Duts, &format!("DUTS-TE/{name}")).unwrap().contains("first archive"));
     }
 }
 
@@ -131,7 +135,7 @@ fn images_that_omron_removed_have_no_mask() {
     assert_eq!(refused(&discovery).len(), 4);
     for (name, reason) in refused(&discovery) {
         assert_eq!(reason, &RejectReason::MissingMask, "{name}");
-        assert!(known_mistake(Layout::DutOmron, name).unwrap().contains("older download"));
+        assert!(known(Layout::DutOmron, name).unwrap().contains("older download"));
     }
 }
 
@@ -149,7 +153,38 @@ fn pairs_of_different_sizes_are_listed_for_their_explanation() {
         (Layout::Duts, "DUTS-TR/n01532829_13482"),
     ];
     for (layout, name) in listed {
-        assert!(known_mistake(layout, name).is_some(), "{name}");
-        assert!(known_mistake(Layout::Ecssd, name).is_none(), "{name}");
+        assert!(known(layout, name).is_some(), "{name}");
+        assert!(known(Layout::Ecssd, name).is_none(), "{name}");
     }
+}
+
+/// A copy in one folder, as the published trainer reads it.
+fn copy(collection: Layout, part: Option<&str>) -> SourceSpec {
+    let mut spec = SourceSpec::new("source", Layout::Custom, "raw");
+    (spec.images, spec.masks) = (Some("*.jpg".into()), Some("{stem}.png".into()));
+    (spec.collection, spec.part) = (Some(collection), part.map(Into::into));
+    spec
+}
+
+#[test]
+fn copies_in_another_layout_have_the_mistakes_of_their_collection() {
+    let pairs = |names: &[&str]| -> Vec<String> {
+        names.iter().flat_map(|name| ["jpg", "png"].map(|kind| format!("{name}.{kind}"))).collect()
+    };
+    let msra = copy(Layout::Msra10k, None);
+    let mislabelled = RejectReason::KnownBad { note: "mislabelled".into() };
+    let discovery = found_by(&msra, &pairs(&["97914", "97915"]));
+    assert_eq!(refused(&discovery), [("97915", &mislabelled)]);
+    let never = RejectReason::KnownBad { note: "never labelled".into() };
+    for name in ["bamboo_slip_7", "bamboo_slip7", "bamboo_slip-7"] {
+        let discovery = found_by(&copy(Layout::Fss1000, None), &pairs(&[name, "bamboo_slip_6"]));
+        assert_eq!(refused(&discovery), [(name, &never)]);
+    }
+    // Without its word the files are anybody's.
+    let anybody = SourceSpec { collection: None, ..msra };
+    assert_eq!(refused(&found_by(&anybody, &pairs(&["97915"]))), []);
+    // Names of parts begin with the part.
+    let stem = "ILSVRC2014_train_00023530";
+    assert!(known_mistake(&copy(Layout::Duts, Some("DUTS-TR")), stem).is_some());
+    assert!(known_mistake(&copy(Layout::Duts, Some("DUTS-TE")), stem).is_none());
 }

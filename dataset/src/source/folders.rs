@@ -96,6 +96,7 @@ impl<'a> Listing<'a> {
             source: self.spec.name.clone(),
             image,
             mask,
+            part: None,
             reason,
         }
     }

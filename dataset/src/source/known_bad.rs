@@ -1,6 +1,6 @@
 //! Mistakes of the published collections that their users found.
 
-use super::Layout;
+use super::{Layout, SourceSpec};
 
 /// A mistake, by the name of its pair.
 struct Mistake {
@@ -64,20 +64,31 @@ const MISTAKES: [Mistake; 26] = [
 ];
 
 /// What is wrong with a pair that no check would refuse.
-pub(super) fn note(layout: Layout, name: &str) -> Option<&'static str> {
-    find(layout, name).filter(|mistake| mistake.by_name).map(|mistake| mistake.note)
+pub(super) fn note(source: &SourceSpec, name: &str) -> Option<&'static str> {
+    find(source, name).filter(|mistake| mistake.by_name).map(|mistake| mistake.note)
 }
 
 /// What users of a collection know about a pair (by its name within the source) that a check
 /// refuses: an explanation for the quarantine.
 #[must_use]
-pub fn known_mistake(layout: Layout, name: &str) -> Option<&'static str> {
-    find(layout, name).filter(|mistake| !mistake.by_name).map(|mistake| mistake.note)
+pub fn known_mistake(source: &SourceSpec, name: &str) -> Option<&'static str> {
+    find(source, name).filter(|mistake| !mistake.by_name).map(|mistake| mistake.note)
 }
 
-fn find(layout: Layout, name: &str) -> Option<&'static Mistake> {
+fn find(source: &SourceSpec, name: &str) -> Option<&'static Mistake> {
+    let layout = source.published_as();
+    let published = source.published_name(name);
     // A duplicate is named with its extension.
-    let stem = super::folders::without_extension(name);
-    let same = |mistake: &&Mistake| mistake.layout == layout && mistake.name == stem;
+    let stem = super::folders::without_extension(&published);
+    // Copies in one folder join class and number, who knows how.
+    let flat = source.layout != layout && layout == Layout::Fss1000;
+    let same = |mistake: &&Mistake| {
+        mistake.layout == layout
+            && (mistake.name == stem || flat && letters(mistake.name).eq(letters(stem)))
+    };
     MISTAKES.iter().find(same)
+}
+
+fn letters(name: &str) -> impl Iterator<Item = char> + '_ {
+    name.chars().filter(|letter| letter.is_alphanumeric())
 }

@@ -2,7 +2,7 @@
 
 use super::folders::{Folder, Listing, composed, find as find_folder, is_jpeg, name_of, root_name};
 use super::pairing::{Place, pair_beside, pair_folders};
-use super::{FileTree, Layout, MaskOrigin, Rejected, SourceError, known_bad};
+use super::{FileTree, Layout, MaskOrigin, Rejected, SourceError, known_bad, published};
 use crate::verify::RejectReason;
 
 mod big;
@@ -20,11 +20,14 @@ pub(super) struct Candidate {
     pub(super) license: Option<String>,
     pub(super) image: String,
     pub(super) mask: MaskOrigin,
+    /// The part of the collection, where the layout has several.
+    pub(super) part: Option<&'static str>,
 }
 
 impl Candidate {
     pub(super) fn reject(self, listing: &Listing<'_>, reason: RejectReason) -> Rejected {
-        listing.reject(&self.name, Some(self.image), Some(self.mask), reason)
+        let rejected = listing.reject(&self.name, Some(self.image), Some(self.mask), reason);
+        Rejected { part: self.part, ..rejected }
     }
 }
 
@@ -39,7 +42,7 @@ impl Found {
     /// Adds a pair, unless it is known to be wrong.
     pub(super) fn add(&mut self, listing: &Listing<'_>, mut candidate: Candidate) {
         candidate.name = composed(&candidate.name);
-        match known_bad::note(listing.spec.layout, &candidate.name) {
+        match known_bad::note(listing.spec, &candidate.name) {
             Some(note) => self
                 .rejected
                 .push(candidate.reject(listing, RejectReason::KnownBad { note: note.to_owned() })),
@@ -48,8 +51,8 @@ impl Found {
     }
 }
 
-const TRAIN: &str = "train";
-const VAL: &str = "val";
+pub(super) const TRAIN: &str = "train";
+pub(super) const VAL: &str = "val";
 const TEST: &str = "test";
 
 /// A part of a collection: a folder that holds a folder of images and one of masks.
@@ -77,6 +80,7 @@ const DIS5K: [Part; 6] = [
 /// Enumerates a source by its layout.
 pub(super) fn find(listing: &Listing<'_>) -> Result<Found, SourceError> {
     refuse_foreign_settings(listing)?;
+    published::check(listing)?;
     match listing.spec.layout {
         Layout::Ecssd => two_folders(listing, "images", "ground_truth_mask"),
         Layout::DutOmron => two_folders(listing, "DUT-OMRON-image", "pixelwiseGT-new-PNG"),
@@ -131,7 +135,7 @@ fn two_folders(listing: &Listing<'_>, images: &str, masks: &str) -> Result<Found
         return Err(listing.unexpected(&format!("folders `{images}` and `{masks}`")));
     };
     let mut found = Found::default();
-    let place = Place { prefix: "", native_split: TRAIN, class: None };
+    let place = Place { prefix: "", native_split: TRAIN, class: None, part: None };
     pair_folders(listing, &images, &masks, &place, &mut found);
     Ok(found)
 }
@@ -159,7 +163,8 @@ fn parts(listing: &Listing<'_>, parts: &[Part]) -> Result<Found, SourceError> {
         let Some((images, masks)) = find_folder(tree, both) else { continue };
         any = true;
         let prefix = format!("{}/", part.folder);
-        let place = Place { prefix: &prefix, native_split: part.native_split, class: None };
+        let (native_split, part) = (part.native_split, Some(part.folder));
+        let place = Place { prefix: &prefix, native_split, class: None, part };
         pair_folders(listing, &images, &masks, &place, &mut found);
     }
     if any {
@@ -190,7 +195,7 @@ fn classes(listing: &Listing<'_>) -> Result<Found, SourceError> {
     for path in classes {
         let class = name_of(&path);
         let prefix = format!("{class}/");
-        let place = Place { prefix: &prefix, native_split: TRAIN, class: Some(class) };
+        let place = Place { prefix: &prefix, native_split: TRAIN, class: Some(class), part: None };
         let folder = Folder::read(tree, &path);
         match images_and_labels(tree, &folder) {
             Some((images, labels)) => {
@@ -214,7 +219,7 @@ fn side_by_side(listing: &Listing<'_>) -> Result<Found, SourceError> {
         return Err(listing.unexpected("folder `Imgs` with `X.jpg` and `X.png`"));
     };
     let mut found = Found::default();
-    let place = Place { prefix: "", native_split: TRAIN, class: None };
+    let place = Place { prefix: "", native_split: TRAIN, class: None, part: None };
     pair_beside(listing, files, &place, &mut found);
     Ok(found)
 }

@@ -174,7 +174,7 @@ impl SourceSpec {
     /// what the configuration says.
     #[must_use]
     pub fn terms(&self) -> Terms {
-        let known = collection(self.layout, &self.name);
+        let known = collection(self.published_as(), &self.name);
         Terms {
             license: self.license.clone().or_else(|| Some(known?.license.to_owned())),
             commercial: match self.commercial {

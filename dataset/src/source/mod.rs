@@ -28,6 +28,7 @@ mod known_bad;
 mod layouts;
 mod licence;
 mod pairing;
+mod published;
 mod rle;
 mod split;
 mod tree;
@@ -42,6 +43,7 @@ use thiserror::Error;
 pub use self::annotation::{Annotation, Shape};
 pub use self::known_bad::known_mistake;
 pub use self::licence::{Collection, Permission, Terms, collection};
+pub use self::published::{FoundPart, PublishedPart, published_parts};
 pub use self::split::SplitRule;
 pub use self::tree::{FileTree, RawFile, RawFiles, is_hidden};
 use crate::codec::MaskValues;
@@ -120,8 +122,8 @@ pub struct SourceSpec {
     /// A folder, a `.zip` or `.tar` archive, a folder inside one (`data/set.zip/train`, or
     /// `data/set/train` where only `data/set.zip` exists), or the URL of any of these.
     pub root: PathBuf,
-    /// For `custom`: glob of the images relative to the root, such as `photos/**/*.jpg`. For
-    /// `coco`: their folder, such as `train2017`.
+    /// For `custom`: glob of the images relative to the root, such as `photos/**/*.jpg`, which takes
+    /// `.JPG` and `.jpeg` too. For `coco`: their folder, such as `train2017`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub images: Option<String>,
     /// Only for `custom`: path of the mask relative to the root. `{stem}` is the image's file name
@@ -147,6 +149,13 @@ pub struct SourceSpec {
     /// Only for `coco`: least area of an object in pixels.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub min_area: Option<u64>,
+    /// For layouts of one's own: the published collection that the files are a copy of, by the name
+    /// of its layout, such as `msra_10k`. Its terms, counts and known mistakes then apply.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub collection: Option<Layout>,
+    /// With `collection`: the part of it, such as `DUTS-TR`; see [`published_parts`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub part: Option<String>,
     /// Which split each pair belongs to.
     #[serde(default)]
     pub split: SplitRule,
@@ -180,6 +189,8 @@ impl SourceSpec {
             annotations: None,
             crowd: None,
             min_area: None,
+            collection: None,
+            part: None,
             split: SplitRule::Native,
             license: None,
             commercial: None,
@@ -259,6 +270,8 @@ pub struct Rejected {
     pub image: Option<String>,
     /// The mask, where one is known.
     pub mask: Option<MaskOrigin>,
+    /// The part of its collection, where a layout has several.
+    pub part: Option<&'static str>,
     /// Why.
     pub reason: RejectReason,
 }
@@ -270,6 +283,8 @@ pub struct Discovery {
     pub pairs: Vec<Pair>,
     /// Sorted by sample id.
     pub rejected: Vec<Rejected>,
+    /// Of a published collection, what there is of each part; in the authors' order.
+    pub parts: Vec<FoundPart>,
 }
 
 /// A source that cannot be enumerated at all.
@@ -321,23 +336,4 @@ pub fn discover(spec: &SourceSpec, files: &dyn RawFiles) -> Result<Discovery, So
     let listing = folders::Listing::new(spec, files);
     let found = layouts::find(&listing)?;
     split::assign(&listing, found)
-}
-
-/// Pairs that the authors announce for a native split, where that is known for sure.
-#[must_use]
-pub fn expected_count(layout: Layout, split: &str) -> Option<usize> {
-    match (layout, split) {
-        (Layout::Ecssd, "train") => Some(1000),
-        // DUTS-TR 10,553 and DUTS-TE 5,019.
-        (Layout::Duts, "train") => Some(15_572),
-        (Layout::Fss1000 | Layout::Msra10k, "train") => Some(10_000),
-        (Layout::DutOmron, "train") => Some(5168),
-        (Layout::Dis5k, "train") => Some(3000),
-        (Layout::Dis5k, "val") => Some(470),
-        (Layout::Dis5k, "test") => Some(2000),
-        (Layout::ThinObject5k, "train") => Some(4748),
-        (Layout::Big, "val") => Some(50),
-        (Layout::Big, "test") => Some(100),
-        _ => None,
-    }
 }

@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::MaskOrigin;
 use super::folders::{
     Listing, composed, is_jpeg, name_of, picture_extension, pictures_in, without_extension,
 };
 use super::layouts::{Candidate, Found};
+use super::{MaskOrigin, Rejected};
 use crate::verify::RejectReason;
 
 /// Where the pairs of one folder go.
@@ -17,6 +17,8 @@ pub(super) struct Place<'a> {
     pub(super) native_split: &'a str,
     /// Class of all pairs.
     pub(super) class: Option<&'a str>,
+    /// The part of the collection, where it has several.
+    pub(super) part: Option<&'static str>,
 }
 
 /// Pairs the pictures of two folders.
@@ -68,6 +70,7 @@ fn join(
     place: &Place<'_>,
     found: &mut Found,
 ) {
+    let in_part = |rejected: Rejected| Rejected { part: place.part, ..rejected };
     for (stem, images) in images {
         let name = format!("{}{stem}", place.prefix);
         let mut images = images.into_iter();
@@ -76,7 +79,7 @@ fn join(
             // Told apart from the pair that was taken.
             let extra_name = format!("{}{}", place.prefix, name_of(&extra));
             let reason = RejectReason::DuplicateName { kept: name_of(&image).to_owned() };
-            found.rejected.push(listing.reject(&extra_name, Some(extra), None, reason));
+            found.rejected.push(in_part(listing.reject(&extra_name, Some(extra), None, reason)));
         }
         match masks.remove(&stem).map(Vec::into_iter).and_then(|mut files| files.next()) {
             Some(mask) => found.add(
@@ -88,19 +91,19 @@ fn join(
                     license: None,
                     image,
                     mask: MaskOrigin::File(mask),
+                    part: place.part,
                 },
             ),
-            None => found.rejected.push(listing.reject(
-                &name,
-                Some(image),
-                None,
-                RejectReason::MissingMask,
-            )),
+            None => {
+                let reason = RejectReason::MissingMask;
+                found.rejected.push(in_part(listing.reject(&name, Some(image), None, reason)));
+            }
         }
     }
     for (stem, masks) in masks {
         let name = format!("{}{stem}", place.prefix);
         let mask = masks.into_iter().next().map(MaskOrigin::File);
-        found.rejected.push(listing.reject(&name, None, mask, RejectReason::MissingImage));
+        let rejected = listing.reject(&name, None, mask, RejectReason::MissingImage);
+        found.rejected.push(in_part(rejected));
     }
 }

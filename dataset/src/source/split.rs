@@ -9,8 +9,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 use super::folders::{Listing, composed, name_of, without_extension};
-use super::layouts::{Candidate, Found};
-use super::{Discovery, Pair, Rejected, SourceError};
+use super::layouts::{Candidate, Found, TRAIN, VAL};
+use super::{Discovery, Layout, Pair, Rejected, SourceError, published};
 use crate::verify::RejectReason;
 
 /// How pairs are divided into splits. In a configuration:
@@ -34,9 +34,10 @@ pub enum SplitRule {
     /// By text files (relative to the root) of names, stems or file names, one a line; pairs in no
     /// list are left out.
     Lists(BTreeMap<String, PathBuf>),
-    /// A share goes to `val`, the rest to `train`. The pairs are ranked by a hash of seed and name,
-    /// and the first `round(fraction * n)` are held out: exact in number, the same each time, and
-    /// independent of where the files lie.
+    /// Of what the layout gives to `train`, a share goes to `val`; its own `val` and `test` stay as they
+    /// are. The pictures are ranked by a hash of seed and name, and the first `round(fraction * n)` are
+    /// held out: exact in number, the same each time, and independent of where the files lie. All
+    /// objects of one picture go to the same side.
     Holdout {
         /// Share held out, 0 to 1.
         fraction: f64,
@@ -122,11 +123,13 @@ impl<'de> Visitor<'de> for RuleVisitor {
 /// Divides what a layout found by the rule of the source, and sorts it.
 pub(super) fn assign(listing: &Listing<'_>, found: Found) -> Result<Discovery, SourceError> {
     let spec = listing.spec;
-    let Found { mut candidates, rejected } = found;
-    candidates.sort_by(|a, b| a.name.cmp(&b.name));
-    let splits = splits_of(listing, &candidates)?;
+    let mut found = found;
+    found.candidates.sort_by(|a, b| a.name.cmp(&b.name));
+    let splits = splits_of(listing, &found.candidates)?;
+    let parts = published::count(listing, &found, &splits);
+    let Found { candidates, rejected } = found;
     let license = spec.terms().license;
-    let mut discovery = Discovery::default();
+    let mut discovery = Discovery { parts, ..Discovery::default() };
     let mut taken: HashMap<String, String> = HashMap::new();
     for (candidate, split) in candidates.into_iter().zip(splits) {
         let Some(split) = split else { continue };
@@ -174,12 +177,14 @@ fn splits_of(
                 splits.get(&candidate.name).or_else(|| splits.get(stem)).cloned()
             })
         }
-        SplitRule::Holdout { fraction, seed } => holdout(candidates, *fraction, *seed),
+        SplitRule::Holdout { fraction, seed } => {
+            holdout(listing.spec.layout, candidates, *fraction, *seed)
+        }
     })
 }
 
 /// The longest named folder that the name lies in decides.
-fn by_folder(folders: &BTreeMap<String, String>, name: &str) -> Option<String> {
+pub(super) fn by_folder(folders: &BTreeMap<String, String>, name: &str) -> Option<String> {
     let inside = |folder: &str| {
         name.strip_prefix(composed(folder).trim_end_matches('/'))
             .is_some_and(|rest| rest.starts_with('/'))
@@ -218,19 +223,39 @@ pub(super) fn read_list(listing: &Listing<'_>, path: &str) -> Result<Vec<String>
     Ok(lines.map(|line| composed(without_extension(line))).collect())
 }
 
-fn holdout(candidates: &[Candidate], fraction: f64, seed: u64) -> Vec<Option<String>> {
-    let key = |candidate: &Candidate| {
-        Sha256::new()
-            .chain_update(seed.to_le_bytes())
-            .chain_update(candidate.name.as_bytes())
-            .finalize()
+fn holdout(
+    layout: Layout,
+    candidates: &[Candidate],
+    fraction: f64,
+    seed: u64,
+) -> Vec<Option<String>> {
+    let mut pictures: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+    for (index, candidate) in candidates.iter().enumerate() {
+        if candidate.native_split == TRAIN {
+            pictures.entry(picture_of(layout, candidate)).or_default().push(index);
+        }
+    }
+    let key = |name: &String| {
+        Sha256::new().chain_update(seed.to_le_bytes()).chain_update(name.as_bytes()).finalize()
     };
-    let mut ranked: Vec<usize> = (0..candidates.len()).collect();
-    ranked.sort_by_cached_key(|&index| key(&candidates[index]));
-    let mut splits = vec![Some("train".to_owned()); candidates.len()];
-    let held_out = (fraction.clamp(0.0, 1.0) * candidates.len() as f64).round() as usize;
-    for &index in ranked.iter().take(held_out) {
-        splits[index] = Some("val".to_owned());
+    let held_out = (fraction.clamp(0.0, 1.0) * pictures.len() as f64).round() as usize;
+    let mut ranked: Vec<(String, Vec<usize>)> = pictures.into_iter().collect();
+    ranked.sort_by_cached_key(|(name, _)| key(name));
+    let mut splits: Vec<Option<String>> =
+        candidates.iter().map(|candidate| Some(candidate.native_split.clone())).collect();
+    for index in ranked.into_iter().take(held_out).flat_map(|(_, candidates)| candidates) {
+        splits[index] = Some(VAL.to_owned());
     }
     splits
+}
+
+/// What the pairs of one picture have in common: by layout, as their names or files have it.
+fn picture_of(layout: Layout, candidate: &Candidate) -> String {
+    match layout {
+        // `<image>/<annotation id>`.
+        Layout::Coco => candidate.name.rsplit_once('/').map_or("", |(image, _)| image).to_owned(),
+        // Lists may name an image as often as it has objects.
+        Layout::Csv | Layout::Jsonl => composed(without_extension(&candidate.image)),
+        _ => candidate.name.clone(),
+    }
 }

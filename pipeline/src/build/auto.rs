@@ -42,8 +42,9 @@ const LIST_BYTES: u64 = 64 << 20;
 /// and `mask`), and any folder with a pair of folders `im` and `gt`, `images` and `masks`, or
 /// `image` and `mask`; unpacked or as archives. `raw` is anything that a source's root may be.
 ///
-/// The share `holdout` (0..=1) of each goes to the split `val`, chosen by a hash of the names, the
-/// rest to `train`. COCO's own parts stay as they are.
+/// The share `holdout` (0..=1) of what each trains on goes to the split `val`, chosen by a hash of the
+/// names, the rest to `train`. What a collection is evaluated on stays so: DIS-VD and DIS-TE1 to 4,
+/// the lists of ThinObject-5K, BIG, COCO's own parts, the column `split` of a list.
 ///
 /// # Errors
 /// [`BuildError::NothingRecognised`], or why `raw` cannot be listed.
@@ -158,8 +159,9 @@ impl Scene<'_> {
             let mut source = self.source(Layout::Coco, format!("{name}-{part}"), place, &[]);
             source.annotations = Some(format!("annotations/{file}"));
             source.images = Some(images);
-            let held_out = part.to_lowercase().starts_with("val");
-            source.split = SplitRule::Fixed(if held_out { "val" } else { "train" }.to_owned());
+            let part = part.to_lowercase();
+            let split = ["val", "test"].into_iter().find(|split| part.starts_with(split));
+            source.split = SplitRule::Fixed(split.unwrap_or("train").to_owned());
             sources.push(source);
         }
         sources
@@ -280,6 +282,54 @@ mod tests {
             ("large", Layout::Custom),
         ];
         assert_eq!(found, expected.map(|(name, layout)| (name.to_owned(), layout)));
+    }
+
+    #[test]
+    fn parts_for_evaluation_keep_their_split() {
+        let raw = tempfile::tempdir().unwrap();
+        let file = |path: String, text: &str| {
+            let path = raw.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        };
+        for (part, number) in
+            ["TR", "VD", "TE3"].iter().flat_map(|it| (0..10).map(move |n| (it, n)))
+        {
+            file(format!("DIS5K/DIS-{part}/im/{number}.jpg"), "");
+            file(format!("DIS5K/DIS-{part}/gt/{number}.png"), "");
+        }
+        for (number, list) in ["train", "val", "test"].iter().enumerate() {
+            file(format!("thin/images/{number}.jpg"), "");
+            file(format!("thin/masks/{number}.png"), "");
+            file(format!("thin/list/{list}.txt"), &format!("{number}.png\n"));
+        }
+        for part in ["test2017", "train2017", "val2017"] {
+            file(format!("coco/{part}/1.jpg"), "");
+            file(format!("coco/annotations/instances_{part}.json"), "{}");
+        }
+        let sources = recognise(raw.path(), 0.5).unwrap();
+        let splits = sources.iter().filter(|source| source.layout == Layout::Coco);
+        let splits: Vec<&SplitRule> = splits.map(|source| &source.split).collect();
+        let fixed = ["test", "train", "val"].map(|split| SplitRule::Fixed(split.to_owned()));
+        assert_eq!(splits, fixed.iter().collect::<Vec<_>>());
+        let mut counts = std::collections::BTreeMap::new();
+        for source in sources.iter().filter(|source| source.layout != Layout::Coco) {
+            for pair in crate::build::trial::list(source).unwrap().1.pairs {
+                let part = pair.name.split_once('/').map_or(pair.name.as_str(), |(part, _)| part);
+                *counts.entry((part.to_owned(), pair.split)).or_insert(0) += 1;
+            }
+        }
+        let expected = [
+            ("2", "test", 1),
+            ("1", "val", 1),
+            ("DIS-TE3", "test", 10),
+            ("DIS-VD", "val", 10),
+            ("DIS-TR", "train", 5),
+            ("DIS-TR", "val", 5),
+        ];
+        for (part, split, pairs) in expected {
+            assert_eq!(counts.get(&(part.to_owned(), split.to_owned())), Some(&pairs), "{part}");
+        }
     }
 
     #[test]

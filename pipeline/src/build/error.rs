@@ -92,6 +92,18 @@ pub enum BuildError {
         /// Where the list is.
         quarantine: PathBuf,
     },
+    /// With `drop_leaks`, no row of the split `train` would remain.
+    #[error(
+        "drop_leaks leaves nothing to train on: all {rows} rows of `train` have an image that another \
+         split has too; look at the `split` rules and roots of the sources (one folder used for both?), \
+         or build without drop_leaks to see the pairs in the report; all of them are in {quarantine}"
+    )]
+    EverythingLeaks {
+        /// Rows of the split for training.
+        rows: usize,
+        /// Where the list is.
+        quarantine: PathBuf,
+    },
     /// A refused pair in a strict build.
     #[error("{sample_id}: {reason} (--strict stops at the first refused pair)")]
     Strict {

@@ -46,7 +46,8 @@ pub use licence::LeftOut;
 pub(crate) use licence::used as used_sources;
 pub use quarantine::{Adjustment, Refusal};
 pub use report::{
-    BuildReport, CARD_FILE, DuplicatePair, Duplicates, PAGE_FILE, REPORT_FILE, SourceReport,
+    BuildReport, CARD_FILE, DuplicatePair, Duplicates, PAGE_FILE, PartReport, REPORT_FILE,
+    Repetition, SourceReport,
 };
 
 use crate::digest::sha256;
@@ -55,7 +56,7 @@ use output::{Output, Published};
 use plan::Plan;
 use ranks::{Found, Need, announce, look};
 use receipt::Receipt;
-use report::WholeShard;
+use report::{RowFacts, WholeShard};
 use shards::{Part, check_refusals, write_shards};
 
 /// Name of the list of refused pairs inside a data set.
@@ -151,7 +152,7 @@ impl Build<'_> {
                 Ok(receipts) => receipts,
                 Err(outcome) => return Ok(outcome),
             };
-            plan.drop_leaks(&report::leaks(&report::facts(&receipts)));
+            self.drop_leaks(&mut plan, &report::facts(&receipts))?;
             tracing::info!(
                 rows = plan.leaked.len(),
                 "left out of training: other splits have them"
@@ -181,6 +182,19 @@ impl Build<'_> {
         Ok(BuildOutcome::Published(Box::new(report)))
     }
 
+    /// Takes the leaked rows out of the plan, unless nothing to train on would remain.
+    fn drop_leaks(&self, plan: &mut Plan, facts: &[RowFacts]) -> Result<(), BuildError> {
+        let leaks = report::leaks(facts);
+        let rows = facts.iter().filter(|fact| fact.is_for_training()).count();
+        plan.drop_leaks(&leaks);
+        if rows == 0 || leaks.len() < rows {
+            return Ok(());
+        }
+        let leaked = quarantine::to_jsonl(&plan.leaked);
+        let quarantine = self.output.leave(QUARANTINE_FILE, &leaked)?;
+        Err(BuildError::EverythingLeaks { rows, quarantine })
+    }
+
     fn write(&self, plan: &Plan, part: Part, need: Need) -> Result<u64, BuildError> {
         write_shards(self.config, self.output, plan, self.world, (part, need))
     }
@@ -206,7 +220,7 @@ impl Build<'_> {
             .map(|(shard, receipt)| (receipt, self.output.shard_file(shard, receipt)))
             .collect();
         let refusals = all_refusals(plan, receipts);
-        let (mut report, page) = report::make(self.config, &plan.fingerprint, &whole, &refusals)?;
+        let (mut report, page) = report::make(self.config, plan, &whole, &refusals)?;
         let manifest = manifest(self.config, plan, receipts, &report);
         let card = report::card(self.config, &report, &manifest);
         let manifest = manifest.to_bytes();

@@ -8,7 +8,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use dataset::schema::SCHEMA_VERSION;
-use dataset::source::{MaskOrigin, Pair, RawFiles, Rejected, SourceError, SourceSpec, discover};
+use dataset::source::{
+    FoundPart, MaskOrigin, Pair, RawFiles, Rejected, SourceError, SourceSpec, discover,
+};
 use dataset::verify::RejectReason;
 use sha2::{Digest, Sha256};
 
@@ -29,6 +31,8 @@ pub(super) struct Plan {
     pub(super) leaked: Vec<Refusal>,
     /// Left out because a setting of their source says so; in the quarantine, but no fault.
     pub(super) left_out: Vec<Refusal>,
+    /// By source, what there is of each part of its collection.
+    pub(super) parts: BTreeMap<String, Vec<FoundPart>>,
     /// Where the raw files of each source are read.
     pub(super) inputs: Inputs,
     /// Changes when the configuration or any raw file does.
@@ -64,7 +68,7 @@ impl ShardPlan {
 impl Plan {
     /// Lists the raw collections of `config` and deals their pairs out to shards.
     pub(super) fn make(config: &BuildConfig) -> Result<Self, BuildError> {
-        let (mut pairs, mut rejected) = (Vec::new(), Vec::new());
+        let (mut pairs, mut rejected, mut parts) = (Vec::new(), Vec::new(), BTreeMap::new());
         let inputs = open_inputs(config)?;
         for source in licence::used(config) {
             let input = &inputs[&source.name];
@@ -83,6 +87,7 @@ impl Plan {
                 });
                 return Err(BuildError::NoPairs { name, root, first });
             }
+            parts.insert(source.name.clone(), found.parts);
             pairs.extend(found.pairs);
             rejected.extend(found.rejected);
         }
@@ -96,7 +101,7 @@ impl Plan {
             [left_out, refused].map(|list| list.into_iter().map(refusal).collect::<Vec<_>>());
         let shards = deal(config, &inputs, pairs);
         let fingerprint = fingerprint(config, &shards, [&refused, &left_out]);
-        Ok(Self { shards, refused, leaked: Vec::new(), left_out, inputs, fingerprint })
+        Ok(Self { shards, refused, leaked: Vec::new(), left_out, parts, inputs, fingerprint })
     }
 
     /// Takes leaked pairs out of the shards for training. A shard that loses some gets another

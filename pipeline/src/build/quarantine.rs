@@ -60,7 +60,7 @@ impl Refusal {
     #[must_use]
     pub(super) fn explained(mut self, source: &SourceSpec) -> Self {
         let name = self.sample_id.split_once('/').map_or("", |(_, name)| name);
-        if let Some(note) = known_mistake(source.layout, name) {
+        if let Some(note) = known_mistake(source, name) {
             self.message = format!("{} (known of this collection: {note})", self.message);
         }
         self

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use dataset::order::World;
-use pipeline::build::{PAGE_FILE, QUARANTINE_FILE, recognise};
+use pipeline::build::{PAGE_FILE, QUARANTINE_FILE, SourceReport, recognise};
 use pipeline::{BuildConfig, BuildOutcome, BuildReport, build_rank, load_config};
 
 use super::{BuildArguments, CliResult};
@@ -69,23 +69,29 @@ fn print_unfinished(world: World, by_rank: &BTreeMap<usize, u64>) -> io::Result<
     )
 }
 
+fn print_source(out: &mut impl Write, source: &SourceReport) -> io::Result<()> {
+    let rows: Vec<String> =
+        source.rows.iter().map(|(split, rows)| format!("{split} {rows}")).collect();
+    let refused = source.refused.values().sum::<u64>();
+    write!(out, "{:<16} {:<28} refused {refused}", source.name, rows.join(", "))?;
+    match source.expected {
+        Some(expected) if expected != source.found => {
+            writeln!(out, "  (found {}, the published collection has {expected})", source.found)?;
+        }
+        _ => writeln!(out)?,
+    }
+    let named = source.parts.iter().filter(|part| !part.name.is_empty());
+    for part in named.filter(|part| !part.is_complete()) {
+        let expected = part.expected.unwrap_or_default();
+        writeln!(out, "    {}: found {}, published {expected}", part.name, part.found)?;
+    }
+    Ok(())
+}
+
 fn print(report: &BuildReport, output: &Path) -> io::Result<()> {
     let mut out = io::stdout().lock();
     for source in &report.sources {
-        let rows: Vec<String> =
-            source.rows.iter().map(|(split, rows)| format!("{split} {rows}")).collect();
-        let refused = source.refused.values().sum::<u64>();
-        write!(out, "{:<16} {:<28} refused {refused}", source.name, rows.join(", "))?;
-        match source.expected {
-            Some(expected) if expected != source.found => {
-                writeln!(
-                    out,
-                    "  (found {}, the published collection has {expected})",
-                    source.found
-                )?;
-            }
-            _ => writeln!(out)?,
-        }
+        print_source(&mut out, source)?;
     }
     for source in &report.left_out {
         let license = source.license.as_deref().unwrap_or("licence not stated");
@@ -107,11 +113,19 @@ fn print(report: &BuildReport, output: &Path) -> io::Result<()> {
             output.join(QUARANTINE_FILE).display()
         )?;
     }
-    if report.duplicates.across_splits > 0 {
+    let found = &report.duplicates;
+    if found.across_splits > 0 {
         writeln!(
             out,
-            "{} pairs of alike images lie in different splits",
-            report.duplicates.across_splits
+            "{} pairs of alike images lie in different splits; {} rows of train are in them",
+            found.across_splits, found.leaked
+        )?;
+    }
+    if found.across_sources + found.within_sources > 0 {
+        writeln!(
+            out,
+            "{} pairs of alike images lie in different sources of one split, {} in one source",
+            found.across_sources, found.within_sources
         )?;
     }
     if report.up_to_date {

@@ -81,7 +81,7 @@ struct BuildArguments {
     /// Folder or URL of the data set; replaces the configuration's `output`.
     #[arg(long)]
     output: Option<String>,
-    /// With --auto: share of each collection that goes to the split `val`.
+    /// With --auto: share of what each collection trains on that goes to the split `val`.
     #[arg(long, default_value_t = 0.2, requires = "auto")]
     holdout: f64,
     /// Override a setting, for instance `source.ECSSD.root=raw/ECSSD`. May be repeated.

@@ -253,46 +253,6 @@ fn impossible_settings_are_refused_by_name() {
     assert!(build(&config).unwrap_err().to_string().starts_with("rows_per_group = 0 "));
 }
 
-#[test]
-fn leaks_are_reported_and_on_request_left_out_of_training() {
-    let collection = Collection::new(24);
-    // The first image once more, under another name, with another mask.
-    std::fs::copy(collection.image(0), collection.image(24)).unwrap();
-    std::fs::copy(collection.mask(0), collection.mask(24)).unwrap();
-    let mut config = collection.config("out");
-    config.source[0].split = SplitRule::Lists(
-        [("train", "train.txt"), ("val", "val.txt")]
-            .map(|(split, list)| (split.to_owned(), list.into()))
-            .into(),
-    );
-    let names = |range: std::ops::Range<u32>| -> String {
-        range.map(|index| format!("{index:04}\n")).collect()
-    };
-    std::fs::write(collection.raw().join("train.txt"), names(0..20)).unwrap();
-    std::fs::write(collection.raw().join("val.txt"), names(20..25)).unwrap();
-
-    let reported = build(&config).unwrap();
-    assert_eq!((reported.rows, reported.duplicates.across_splits), (25, 1));
-    let page = std::fs::read_to_string(collection.output("out").join(pipeline::build::PAGE_FILE));
-    let page = page.unwrap();
-    assert!(page.contains("across splits</strong>, the same file"), "{page}");
-
-    config.drop_leaks = true;
-    let dropped = build(&config).unwrap();
-    assert_eq!((dropped.rows, dropped.refused, dropped.duplicates.across_splits), (24, 1, 0));
-    let source = &dropped.sources[0];
-    assert_eq!((source.rows["train"], source.rows["val"], source.refused["leak"]), (19, 5, 1));
-    let quarantine = std::fs::read_to_string(collection.output("out").join("quarantine.jsonl"));
-    let line = quarantine.unwrap();
-    assert!(line.contains("drawn/0000") && line.contains("val: drawn/0024"), "{line}");
-
-    // Elsewhere and on one thread: the same bytes.
-    let again = collection.output("again").to_string_lossy().into_owned();
-    build(&pipeline::BuildConfig { output: again, threads: Some(1), ..config.clone() }).unwrap();
-    assert_eq!(contents(&collection.output("again")), contents(&collection.output("out")));
-    assert!(build(&config).unwrap().up_to_date);
-}
-
 fn damaged_shards(dataset: &std::sync::Arc<pipeline::Dataset>) -> usize {
     let options = pipeline::stream::VerifyOptions { decode: false, threads: 1 };
     pipeline::stream::verify(dataset, &options, |_| true, |_, _| {}, |_| {}).unwrap().len()

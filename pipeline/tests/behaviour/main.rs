@@ -15,6 +15,7 @@ mod inputs;
 mod interop;
 mod kills;
 mod layout;
+mod leaks;
 mod licences;
 mod natives;
 mod odd_files;

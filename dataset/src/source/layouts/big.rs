@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::folders::{Folder, Listing, name_of, without_extension};
-use super::super::{MaskOrigin, SourceError};
+use super::super::{MaskOrigin, Rejected, SourceError};
 use super::{Candidate, Found, TEST, VAL};
 use crate::verify::RejectReason;
 
@@ -32,7 +32,7 @@ pub(super) fn find(listing: &Listing<'_>) -> Result<Found, SourceError> {
     Ok(found)
 }
 
-fn pair(listing: &Listing<'_>, files: Vec<String>, split: &str, found: &mut Found) {
+fn pair(listing: &Listing<'_>, files: Vec<String>, split: &'static str, found: &mut Found) {
     let mut pairs: BTreeMap<String, [Option<String>; 2]> = BTreeMap::new();
     for path in files {
         let stem = without_extension(name_of(&path));
@@ -47,7 +47,8 @@ fn pair(listing: &Listing<'_>, files: Vec<String>, split: &str, found: &mut Foun
             (Some(image), Some(mask)) => {
                 let native_split = split.to_owned();
                 let (class, license, mask) = (None, None, MaskOrigin::File(mask));
-                let pair = Candidate { name, native_split, class, license, image, mask };
+                let part = Some(split);
+                let pair = Candidate { name, native_split, class, license, image, mask, part };
                 found.add(listing, pair);
                 continue;
             }
@@ -59,6 +60,6 @@ fn pair(listing: &Listing<'_>, files: Vec<String>, split: &str, found: &mut Foun
                 listing.reject(&name, None, mask, RejectReason::MissingImage)
             }
         };
-        found.rejected.push(rejected);
+        found.rejected.push(Rejected { part: Some(split), ..rejected });
     }
 }

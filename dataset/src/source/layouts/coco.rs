@@ -150,7 +150,8 @@ fn add(
         (Ok(annotation), Some(path)) => {
             let mask = MaskOrigin::Annotation(Arc::new(annotation));
             let (native_split, license) = (TRAIN.to_owned(), None);
-            let pair = Candidate { name, native_split, class, license, image: path, mask };
+            let (image, part) = (path, None);
+            let pair = Candidate { name, native_split, class, license, image, mask, part };
             found.add(listing, pair);
             return;
         }

@@ -6,7 +6,7 @@ use super::super::folders::{
     Folder, Listing, find as find_folder, name_of, pictures_in, without_extension,
 };
 use super::super::split::read_list;
-use super::super::{MaskOrigin, SourceError};
+use super::super::{MaskOrigin, Rejected, SourceError};
 use super::{Candidate, Found, TEST, TRAIN, VAL};
 use crate::verify::RejectReason;
 
@@ -33,14 +33,15 @@ pub(super) fn find(listing: &Listing<'_>) -> Result<Found, SourceError> {
             let rejected = match (images.remove(&name), mask) {
                 (Some(image), Some(mask)) => {
                     let (native_split, class, license) = (split.to_owned(), None, None);
-                    let pair = Candidate { name, native_split, class, license, image, mask };
+                    let part = Some(split);
+                    let pair = Candidate { name, native_split, class, license, image, mask, part };
                     found.add(listing, pair);
                     continue;
                 }
                 (None, mask) => listing.reject(&name, None, mask, RejectReason::MissingImage),
                 (image, None) => listing.reject(&name, image, None, RejectReason::MissingMask),
             };
-            found.rejected.push(rejected);
+            found.rejected.push(Rejected { part: Some(split), ..rejected });
         }
     }
     if any { Ok(found) } else { Err(listing.unexpected(expected)) }

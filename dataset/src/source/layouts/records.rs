@@ -140,7 +140,8 @@ impl Reader<'_> {
             (Some(image), Some(mask)) => {
                 let native_split = record[SPLIT].take().unwrap_or_else(|| TRAIN.to_owned());
                 let (class, license) = (record[CLASS].take(), record[LICENSE].take());
-                let pair = Candidate { name, native_split, class, license, image, mask };
+                let part = None;
+                let pair = Candidate { name, native_split, class, license, image, mask, part };
                 found.add(listing, pair);
                 return Ok(());
             }

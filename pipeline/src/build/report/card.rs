@@ -182,6 +182,7 @@ fn counts(line: &mut impl FnMut(String), report: &BuildReport) {
         ));
     }
     line(String::new());
+    parts(line, report);
     let mut reasons = std::collections::BTreeMap::new();
     for (reason, count) in report.sources.iter().flat_map(|source| &source.refused) {
         *reasons.entry(reason.as_str()).or_insert(0) += count;
@@ -197,10 +198,36 @@ fn counts(line: &mut impl FnMut(String), report: &BuildReport) {
     }
     let found = &report.duplicates;
     line(format!(
-        "{} rows share their image file with another row; {} pairs of alike images lie in \
-         different splits.\n",
-        found.identical, found.across_splits
+        "{} rows share their image file with another row. Pairs of alike images: {} in different \
+         splits ({} rows of `train`), {} of different sources in one split, {} within a source.\n",
+        found.identical,
+        found.across_splits,
+        found.leaked,
+        found.across_sources,
+        found.within_sources
     ));
+}
+
+/// Found and announced pairs of the parts of published collections.
+fn parts(line: &mut impl FnMut(String), report: &BuildReport) {
+    let mut known = 0;
+    for source in &report.sources {
+        for part in source.parts.iter().filter(|part| !part.name.is_empty()) {
+            let splits = if part.splits.is_empty() { "not there" } else { &part.splits.join(", ") };
+            let expected = part.expected.map_or("not known".to_owned(), |count| count.to_string());
+            line(format!(
+                "- {}, {} ({}): {} found, {expected} published",
+                cell(&source.name),
+                cell(&part.name),
+                cell(splits),
+                part.found
+            ));
+            known += 1;
+        }
+    }
+    if known > 0 {
+        line(String::new());
+    }
 }
 
 fn columns(line: &mut impl FnMut(String)) {

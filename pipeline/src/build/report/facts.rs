@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::super::output::ShardFile;
 use super::super::receipt::Receipt;
+use super::duplicates::TRAIN_SPLIT;
 use crate::shard::ShardError;
 use crate::stats::Geometry;
 
@@ -40,6 +41,10 @@ impl RowFacts {
             perceptual_hash: row.perceptual_hash,
             place: (0, 0),
         }
+    }
+
+    pub(in super::super) fn is_for_training(&self) -> bool {
+        self.split == TRAIN_SPLIT
     }
 }
 

@@ -1,24 +1,28 @@
 //! `report.json`, `report/index.html` and the data card: what a build found, kept and refused.
 
+mod alike;
 mod card;
 mod duplicates;
 mod facts;
 mod page;
+mod parts;
 mod pictures;
 mod plots;
 
 use std::collections::BTreeMap;
 
-use dataset::source::{Layout, SourceSpec, SplitRule, Terms, expected_count};
+use dataset::source::{FoundPart, SourceSpec, Terms};
 use serde::{Deserialize, Serialize};
 
 pub(super) use card::card;
-pub use duplicates::{DuplicatePair, Duplicates};
+pub use duplicates::{DuplicatePair, Duplicates, Repetition};
 pub(super) use duplicates::{Leak, TRAIN_SPLIT, leaks};
 pub(super) use facts::{RowFacts, facts};
+pub use parts::PartReport;
 
 use super::licence::{self, LeftOut};
 use super::output::ShardFile;
+use super::plan::Plan;
 use super::quarantine::Refusal;
 use super::receipt::Receipt;
 use super::{BuildConfig, BuildError};
@@ -78,6 +82,8 @@ pub struct SourceReport {
     pub expected: Option<u64>,
     /// Image and mask pairs found, whether kept or not.
     pub found: u64,
+    /// The parts of the published collection that it takes pairs from.
+    pub parts: Vec<PartReport>,
     /// Rows by split.
     pub rows: BTreeMap<String, u64>,
     /// Refused pairs by kind of reason.
@@ -92,17 +98,20 @@ pub(super) type WholeShard<'a> = (&'a Receipt, ShardFile);
 /// The report of a build, and the page that shows it.
 pub(super) fn make(
     config: &BuildConfig,
-    fingerprint: &str,
+    plan: &Plan,
     shards: &[WholeShard<'_>],
     refusals: &[Refusal],
 ) -> Result<(BuildReport, Vec<u8>), BuildError> {
     let facts = facts(shards.iter().map(|(receipt, _)| *receipt));
     let stats = by_source(&facts);
     let sources = licence::used(config)
-        .map(|source| source_report(source, &facts, stats.get(&source.name), refusals))
+        .map(|source| {
+            let found = plan.parts.get(&source.name).map_or(&[][..], Vec::as_slice);
+            source_report(source, found, (&facts, stats.get(&source.name)), refusals)
+        })
         .collect();
     let report = BuildReport {
-        fingerprint: fingerprint.to_owned(),
+        fingerprint: plan.fingerprint.clone(),
         rows: facts.len() as u64,
         bytes: shards.iter().map(|(receipt, _)| receipt.bytes).sum(),
         shards: shards.len() as u64,
@@ -137,8 +146,8 @@ fn by_source(facts: &[RowFacts]) -> BTreeMap<String, Stats> {
 
 fn source_report(
     source: &SourceSpec,
-    facts: &[RowFacts],
-    stats: Option<&Stats>,
+    found: &[FoundPart],
+    (facts, stats): (&[RowFacts], Option<&Stats>),
     refusals: &[Refusal],
 ) -> SourceReport {
     let mut rows = BTreeMap::new();
@@ -152,28 +161,11 @@ fn source_report(
     SourceReport {
         name: source.name.clone(),
         terms: source.terms(),
-        expected: source.expected.or_else(|| expected(source.layout, &source.split, rows.keys())),
+        expected: source.expected.or_else(|| parts::expected(found)),
+        parts: found.iter().map(PartReport::of).collect(),
         found: rows.values().sum::<u64>() + refused.values().sum::<u64>(),
         rows,
         refused,
         stats: stats.map(Stats::summary).unwrap_or_default(),
-    }
-}
-
-/// What the authors announce, for rules that take the whole collection.
-fn expected<'a>(
-    layout: Layout,
-    rule: &SplitRule,
-    splits: impl Iterator<Item = &'a String>,
-) -> Option<u64> {
-    let count = |split: &str| expected_count(layout, split).map(|count| count as u64);
-    match (rule, layout) {
-        (SplitRule::Native, _) => splits.map(|split| count(split)).sum(),
-        // These have no parts of their own, so whatever rule divides them the sum is known.
-        (
-            SplitRule::Fixed(_) | SplitRule::Holdout { .. },
-            Layout::Ecssd | Layout::Duts | Layout::Fss1000 | Layout::Msra10k | Layout::DutOmron,
-        ) => count("train"),
-        _ => None,
     }
 }

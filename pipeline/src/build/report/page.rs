@@ -10,7 +10,7 @@ use super::super::BuildError;
 use super::super::quarantine::Refusal;
 use super::pictures::{Picture, RepeatedPicture};
 use super::plots::{COMPARED, Comparison, HISTOGRAMS, Histogram};
-use super::{BuildReport, SourceReport};
+use super::{BuildReport, PartReport, SourceReport};
 use crate::page::STYLE;
 use crate::stats::{Measure, Quantiles, Stats};
 
@@ -37,6 +37,16 @@ struct MeasureRow<'a> {
     key: &'static str,
     title: &'static str,
     quantiles: &'a Quantiles,
+}
+
+/// A part that has a name.
+#[derive(Serialize)]
+struct PartRow<'a> {
+    source: &'a str,
+    /// Its place in `report.json`.
+    place: String,
+    report: &'a PartReport,
+    complete: bool,
 }
 
 /// Refused pairs that share a kind of reason.
@@ -89,6 +99,7 @@ pub(super) fn render(
             template.render(context! {
                 report => Value::from(Serde(report)),
                 sections => Value::from(Serde(&sections)),
+                parts => Value::from(Serde(parts(report))),
                 comparisons => Value::from(Serde(comparisons(report))),
                 repeated => Value::from(Serde(&repeated)),
                 reasons => Value::from(Serde(&reasons)),
@@ -122,6 +133,20 @@ fn section<'a>(
         histograms: histograms.collect(),
         pictures,
     }
+}
+
+fn parts(report: &BuildReport) -> Vec<PartRow<'_>> {
+    let mut rows = Vec::new();
+    for (index, source) in report.sources.iter().enumerate() {
+        let named = source.parts.iter().enumerate().filter(|(_, part)| !part.name.is_empty());
+        rows.extend(named.map(|(at, part)| PartRow {
+            source: &source.name,
+            place: format!("/sources/{index}/parts/{at}"),
+            report: part,
+            complete: part.is_complete(),
+        }));
+    }
+    rows
 }
 
 /// One source needs no comparison.

@@ -8,15 +8,15 @@ use sha2::{Digest, Sha256};
 
 use super::super::BuildError;
 use super::super::output::ShardFile;
-use super::duplicates::{DuplicatePair, place};
+use super::duplicates::{DuplicatePair, Repetition, place};
 use super::facts::{RowFacts, read_pictures};
 use crate::page::{draw_outline, jpeg, jpeg_uri, shrink};
 use crate::workers::Workers;
 
 /// Pictures on the contact sheet of a source.
 const PICTURES_PER_SOURCE: usize = 12;
-/// Pairs of repeated images shown; the list is longer.
-const REPETITIONS_SHOWN: usize = 24;
+/// Pairs of repeated images shown of each kind; the list is longer.
+const REPETITIONS_SHOWN: usize = 16;
 /// Longest side of a picture, in pixels.
 const PICTURE_SIDE: u32 = 240;
 /// Seen on nearly every photograph.
@@ -39,8 +39,7 @@ pub(super) struct RepeatedPicture {
     pub(super) bits: u32,
     /// The two files are the same, byte by byte.
     pub(super) identical: bool,
-    /// The two lie in different splits.
-    pub(super) leak: bool,
+    pub(super) kind: Repetition,
     pub(super) pictures: [Picture; 2],
 }
 
@@ -59,14 +58,16 @@ pub(super) fn contact_sheets(
     Ok(sheets)
 }
 
-/// The first repeated images of the list.
+/// The first repeated images of each kind, in the order of the list: leaks first.
 pub(super) fn repeated(
     facts: &[RowFacts],
     shards: &[ShardFile],
     pairs: &[DuplicatePair],
     workers: &Workers,
 ) -> Result<Vec<RepeatedPicture>, BuildError> {
-    let shown = &pairs[..pairs.len().min(REPETITIONS_SHOWN)];
+    let kinds = pairs.chunk_by(|one, next| one.kind == next.kind);
+    let shown: Vec<&DuplicatePair> =
+        kinds.flat_map(|pairs| pairs.iter().take(REPETITIONS_SHOWN)).collect();
     let wanted: BTreeSet<&str> =
         shown.iter().flat_map(|pair| [pair.left.as_str(), pair.right.as_str()]).collect();
     let chosen = facts.iter().filter(|fact| wanted.contains(place(fact).as_str())).collect();
@@ -82,7 +83,7 @@ pub(super) fn repeated(
             Some(RepeatedPicture {
                 bits: pair.bits,
                 identical: left.image_sha256 == right.image_sha256,
-                leak: left.split != right.split,
+                kind: pair.kind,
                 pictures: [left_picture.clone(), right_picture.clone()],
             })
         })
