@@ -37,7 +37,7 @@ demo: build setup-weights
 
 # The release profile, so that `build`, `demo` and `test` share one set of build products.
 test: build setup-weights setup-python setup-servers
-	HQSAM_PYTHON="$(CURDIR)/.venv/bin/python" HQSAM_TEST_SERVERS=required cargo test --locked --release --workspace
+	HQSAM_PYTHON="$(CURDIR)/.venv/bin/python" HQSAM_LITE_MEDSAM="$(CURDIR)/weights/lite_medsam.pth" HQSAM_TEST_SERVERS=required cargo test --locked --release --workspace
 
 soak: build setup-servers
 	HQSAM_TEST_SERVERS=required HQSAM_SOAK_STEPS=2000 cargo test --locked --release --workspace --test stores -- soak --nocapture

@@ -144,6 +144,19 @@ pub fn python() -> Option<PathBuf> {
     data_dir("HQSAM_PYTHON", ".venv/bin/python")
 }
 
+/// The published LiteMedSAM weights: `$HQSAM_LITE_MEDSAM`, by default `weights/lite_medsam.pth`, which
+/// `scripts/setup-weights.sh` fetches. `None`, saying so, where there are none.
+///
+/// # Panics
+/// The variable names a file that does not exist: a test that was asked for must not be skipped.
+#[must_use]
+pub fn lite_medsam() -> Option<PathBuf> {
+    let variable = "HQSAM_LITE_MEDSAM";
+    let found = data_dir(variable, "weights/lite_medsam.pth");
+    assert!(found.is_some() || std::env::var_os(variable).is_none(), "{variable} names no file");
+    found
+}
+
 #[expect(clippy::print_stdout, reason = "a skipped test says so in its output")]
 fn data_dir(variable: &str, default: &str) -> Option<PathBuf> {
     let path =

@@ -1,12 +1,14 @@
 //! Where the tensors of a rank live.
 
+use c10d::device::choose_attention;
 use launch::rank_env::RankEnv;
 use tch::{Cuda, Device};
 
 /// Environment variable by which the launcher names the kind of device.
 pub const DEVICE_VARIABLE: &str = "HQSAM_DEVICE";
 
-/// The device of this rank: `cpu` (default) or `cuda`, then the GPU with the local rank's number.
+/// The device of this rank: `cpu` (default) or `cuda`, then the GPU with the local rank's number, whose
+/// attention is fused from then on.
 ///
 /// # Errors
 /// An unknown word, or CUDA asked for where libtorch sees no (or not enough) GPUs; one line that
@@ -29,7 +31,9 @@ pub fn device(wanted: Option<&str>, rank_env: Option<&RankEnv>) -> Result<Device
                     "local rank {index} has no GPU: libtorch sees {found} (CUDA_VISIBLE_DEVICES?)"
                 ));
             }
-            Ok(Device::Cuda(index))
+            let device = Device::Cuda(index);
+            choose_attention(device).map_err(|error| error.to_string())?;
+            Ok(device)
         }
         other => Err(format!("device `{other}` is not known; valid: cpu, cuda")),
     }

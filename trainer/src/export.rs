@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use tch::Tensor;
 
 use crate::model::{EncoderConfig, StateDict};
+use crate::recognise::recognise_encoder;
 use crate::weights::{self, WeightsError};
 
 /// File format of an export.
@@ -60,8 +61,23 @@ pub fn export(
     format: ExportFormat,
 ) -> Result<(), ExportError> {
     match format {
-        ExportFormat::Pth => weights::save_pth(path, state)?,
-        ExportFormat::Safetensors => weights::save_safetensors(path, state, &BTreeMap::new())?,
+        ExportFormat::Pth => {
+            weights::save_pth(path, state)?;
+            if recognise_encoder(state).as_ref() != Some(encoder) {
+                tracing::warn!(
+                    "{}: its tensors do not tell all of its encoder, and a .pth has no place for \
+                     the rest: to open it here, name the run or a TOML file of the sizes with \
+                     --encoder",
+                    path.display()
+                );
+            }
+        }
+        ExportFormat::Safetensors => {
+            let encoder = serde_json::to_string(encoder)
+                .map_err(|error| WeightsError::Config { reason: error.to_string() })?;
+            let metadata = BTreeMap::from([(weights::ENCODER_KEY.to_owned(), encoder)]);
+            weights::save_safetensors(path, state, &metadata)?;
+        }
         ExportFormat::Transformers => weights::save_transformers(path, state, encoder)?,
     }
     verify(state, path)

@@ -4,6 +4,9 @@
 //! by a hash of the frozen weights and of the exact pixels, so runs may share a folder and a stale
 //! entry cannot be hit. Values are kept in bfloat16; with a cache, features are rounded to it
 //! whether they come from the disk or not, so a warm cache changes no bit of a run.
+//!
+//! On a GPU, the host waits for the features of each new image, which go to the disk, and for the copy
+//! of each found one: what is saved is the encoder's time, so that only pays where that is longer.
 
 mod limit;
 
@@ -17,6 +20,7 @@ use tch::{Device, Kind, Tensor};
 use self::limit::Limit;
 use crate::checkpoint::hex;
 use crate::model::{Encoders, ImageFeatures};
+use crate::upload::upload;
 
 const IMAGE_EMBEDDINGS: &str = "image_embeddings_bhwc";
 const INTERM_EMBEDDINGS: &str = "interm_embeddings_bhwc";
@@ -34,7 +38,7 @@ pub fn encode(
     let Some(cache) = cache else { return encode(images_u8_bhwc) };
     let image_bytes = pixels.len() / images_u8_bhwc.size()[0] as usize;
     cache.features(pixels, image_bytes, encoders.device(), |missing| {
-        let index = Tensor::from_slice(missing).to_device(images_u8_bhwc.device());
+        let index = upload(missing, images_u8_bhwc.device());
         encode(&images_u8_bhwc.index_select(0, &index))
     })
 }

@@ -12,7 +12,7 @@ use crate::checkpoint::{self, CheckpointError, Found, StoreCheckpoints};
 use crate::config::TrainConfig;
 use crate::model::{EncoderConfig, HqInit, Precision, SamHq, StateDict, multiplies_bf16};
 pub use crate::recognise::recognise_encoder;
-use crate::recognise::{describe, encoder_name};
+use crate::recognise::{describe, encoder_name, encoder_of, encoder_told};
 use crate::weights::{self, CheckpointKind, Loaded, WeightsError};
 
 /// Name of the resolved configuration inside a run's folder.
@@ -136,7 +136,7 @@ fn build(
     hq: HqInit,
     device: Device,
 ) -> Result<SamHq, RunError> {
-    let found = recognise_encoder(&loaded.state);
+    let found = encoder_told(&loaded);
     SamHq::from_state(encoder, loaded.state, hq, device).map_err(|error| {
         let other = found.filter(|found| found != encoder);
         let problem = match other {
@@ -182,21 +182,22 @@ pub fn adopt_hq(model: &SamHq, path: &Path) -> Result<(), RunError> {
 }
 
 /// A mask decoder of the published trainer put into the SAM it was trained on, as that trainer merges
-/// them at its end.
+/// them at its end. `encoder` is as in [`open_model`].
 ///
 /// # Errors
 /// As [`adopt_hq`]; a SAM file that is none.
-pub fn open_merged(decoder: &Path, sam: &Path, device: Device) -> Result<OpenModel, RunError> {
+pub fn open_merged(
+    decoder: &Path,
+    sam: &Path,
+    encoder: Option<&str>,
+    device: Device,
+) -> Result<OpenModel, RunError> {
     let refuse = |problem: String| RunError::NotUsable { path: sam.to_owned(), problem };
     let loaded = weights::load(sam)?;
     if !matches!(loaded.kind, CheckpointKind::Sam | CheckpointKind::SamHq) {
         return Err(refuse(format!("is {}, not a whole SAM", loaded.kind)));
     }
-    let encoder = match sam.is_dir() {
-        true => Some(weights::transformers_encoder(sam)?),
-        false => recognise_encoder(&loaded.state),
-    };
-    let encoder = encoder.ok_or_else(|| refuse("its encoder is of no known kind".into()))?;
+    let encoder = encoder_of(sam, &loaded, encoder)?;
     let model = build(sam, loaded, &encoder, HqInit::Fresh { seed: 0 }, device)?;
     adopt_hq(&model, decoder)?;
     let origin = format!("{} in {}", decoder.display(), sam.display());
@@ -223,7 +224,8 @@ pub fn load_hq_parameters(model: &SamHq, values: &StateDict) -> Result<(), Strin
 }
 
 /// Opens a run's folder or URL (its newest checkpoint), one checkpoint in it, a merged HQ-SAM file or a
-/// transformers folder.
+/// transformers folder. `encoder` is for a file that does not tell its own: a published name, a run, or
+/// a TOML file of sizes.
 ///
 /// # Errors
 /// A path that is neither, or whose weights do not fit.
@@ -345,15 +347,7 @@ fn open_file(path: &Path, encoder: Option<&str>, device: Device) -> Result<OpenM
         };
         return Err(refuse(format!("is {}, not a merged HQ-SAM model; {hint}", describe(&loaded))));
     }
-    let encoder = match encoder {
-        Some(name) => EncoderConfig::named(name).ok_or_else(|| {
-            refuse(format!("--encoder {name}: valid are {}", EncoderConfig::names().join(", ")))
-        })?,
-        None if path.is_dir() => weights::transformers_encoder(path)?,
-        None => recognise_encoder(&loaded.state).ok_or_else(|| {
-            refuse("its encoder has no published sizes; name it with --encoder".into())
-        })?,
-    };
+    let encoder = encoder_of(path, &loaded, encoder)?;
     let model = build(path, loaded, &encoder, HqInit::FromState, device)?;
     let origin = path.display().to_string();
     Ok(OpenModel { model, encoder, origin, config: None, folder: None })

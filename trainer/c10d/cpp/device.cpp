@@ -1,8 +1,10 @@
-// Streams, events and memory of a GPU through libtorch's device-independent
-// interface, which needs no header of CUDA. Without a GPU, or without CUDA in
-// libtorch, every function returns libtorch's message.
+// Streams, events, attention kernels and memory of a GPU through libtorch's
+// device-independent interface, which needs no header of CUDA. Without a GPU, or
+// without CUDA in libtorch, every function but those of the attention, which only
+// set what is taken later, returns libtorch's message.
 #include "device.h"
 
+#include <ATen/Context.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
@@ -51,6 +53,26 @@ char* c10d_used_on_stream(at::Tensor* tensor) {
     const auto impl = guard();
     const auto stream = impl.getStream(tensor->device());
     impl.recordDataPtrOnStream(tensor->storage().data_ptr(), stream);
+  });
+}
+
+char* c10d_choose_attention() {
+  return guarded([] {
+    auto& context = at::globalContext();
+    context.setSDPUseFlash(true);
+    context.setSDPUseMemEfficient(true);
+    context.setSDPUseCuDNN(false);
+    context.setSDPUseMath(false);
+  });
+}
+
+char* c10d_attention(bool out[4]) {
+  return guarded([&] {
+    const auto& context = at::globalContext();
+    out[0] = context.userEnabledFlashSDP();
+    out[1] = context.userEnabledMemEfficientSDP();
+    out[2] = context.userEnabledCuDNNSDP();
+    out[3] = context.userEnabledMathSDP();
   });
 }
 

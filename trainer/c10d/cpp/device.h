@@ -25,6 +25,10 @@ void c10d_event_drop(c10d_event* event);
 // The memory of a tensor made on another stream is not given out again before the
 // current stream is done with what it has been given until the tensor is dropped.
 char* c10d_used_on_stream(at::Tensor* tensor);
+// Which kernels scaled_dot_product_attention may take from now on, in this process.
+char* c10d_choose_attention();
+// The same as they are now: flash, memory-efficient, cuDNN's, and the one of plain products.
+char* c10d_attention(bool out[4]);
 // Bytes in tensors now, the most there were, the most taken from the GPU.
 char* c10d_device_memory(int index, int64_t out[3]);
 }

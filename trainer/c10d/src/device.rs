@@ -1,4 +1,5 @@
-//! What tch does not expose of a GPU: streams, events and the memory of libtorch's allocator.
+//! What tch does not expose of a GPU: streams, events, the kernels of attention and the memory of
+//! libtorch's allocator.
 //!
 //! libtorch's current stream belongs to a thread. A thread that works beside another one on the same
 //! GPU takes a stream of its own ([`own_stream`]) and hands over what it made with an [`Event`]: the
@@ -27,6 +28,8 @@ unsafe extern "C" {
     fn c10d_event_block(event: *mut RawEvent, index: c_int) -> *mut c_char;
     fn c10d_event_drop(event: *mut RawEvent);
     fn c10d_used_on_stream(tensor: *mut C_tensor) -> *mut c_char;
+    fn c10d_choose_attention() -> *mut c_char;
+    fn c10d_attention(out: *mut bool) -> *mut c_char;
     fn c10d_device_memory(index: c_int, out: *mut i64) -> *mut c_char;
 }
 
@@ -106,6 +109,48 @@ pub fn used_here(tensor: &Tensor) -> Result<(), C10dError> {
     // SAFETY: the tensor is live, and the bridge only reads it.
     unsafe { check(c10d_used_on_stream(tensor.as_ptr().cast_mut())) }
         .map_err(failed(tensor.device()))
+}
+
+/// Which kernels libtorch's `scaled_dot_product_attention` may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionKernels {
+    /// Flash attention: half precision, no mask.
+    pub flash: bool,
+    /// Memory-efficient attention: any float type, with or without an additive mask.
+    pub memory_efficient: bool,
+    /// cuDNN's attention.
+    pub cudnn: bool,
+    /// Plain matrix products, which keep all scores in memory.
+    pub math: bool,
+}
+
+/// From now on attention on `device` is fused: flash attention where there is no mask, and
+/// memory-efficient attention where there is one. What neither can compute is libtorch's error "No
+/// available kernel", with its reasons as warnings, and not a silent fall back on plain products.
+///
+/// libtorch keeps the choice for the process, CPUs included, so for a CPU this changes nothing: there
+/// libtorch's own choice stays.
+///
+/// # Errors
+/// What libtorch reports.
+pub fn choose_attention(device: Device) -> Result<(), C10dError> {
+    if gpu(device).is_none() {
+        return Ok(());
+    }
+    // SAFETY: takes no pointer; the message is taken once.
+    unsafe { check(c10d_choose_attention()) }.map_err(failed(device))
+}
+
+/// The kernels that attention may take now.
+///
+/// # Errors
+/// What libtorch reports.
+pub fn attention_kernels() -> Result<AttentionKernels, C10dError> {
+    let mut out = [false; 4];
+    // SAFETY: the bridge writes four values, and `out` has them.
+    unsafe { check(c10d_attention(out.as_mut_ptr())) }.map_err(failed(Device::Cpu))?;
+    let [flash, memory_efficient, cudnn, math] = out;
+    Ok(AttentionKernels { flash, memory_efficient, cudnn, math })
 }
 
 /// What libtorch's allocator holds of a GPU, in bytes.

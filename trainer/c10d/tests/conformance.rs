@@ -29,6 +29,7 @@ const CASES: &[Case] = &[
     ("nccl_without_gpu_is_an_error", nccl_without_gpu_is_an_error),
     ("streams_of_a_missing_gpu_are_errors", streams_of_a_missing_gpu_are_errors),
     ("streams_of_a_gpu_hand_over", streams_of_a_gpu_hand_over),
+    ("fused_attention_is_chosen_for_a_gpu_only", fused_attention_is_chosen_for_a_gpu_only),
 ];
 
 fn main() -> ExitCode {
@@ -192,6 +193,18 @@ fn streams_of_a_missing_gpu_are_errors() {
         let text = error.to_string();
         assert!(text.starts_with(&format!("{missing:?}: ")) && text.lines().count() == 1, "{text}");
     }
+}
+
+/// libtorch takes the choice without a GPU as well; what a GPU then computes is not seen here.
+fn fused_attention_is_chosen_for_a_gpu_only() {
+    let before = device::attention_kernels().unwrap();
+    assert!(before.math, "{before:?}");
+    device::choose_attention(Device::Cpu).unwrap();
+    assert_eq!(device::attention_kernels().unwrap(), before);
+    device::choose_attention(Device::Cuda(0)).unwrap();
+    let chosen =
+        device::AttentionKernels { flash: true, memory_efficient: true, cudnn: false, math: false };
+    assert_eq!(device::attention_kernels().unwrap(), chosen);
 }
 
 /// A product made on a thread with a stream of its own, read by this one without a wait of the host.

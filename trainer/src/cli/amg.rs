@@ -38,7 +38,8 @@ pub(crate) struct AmgArguments {
     /// Which logits become the masks; `sam` judges all three masks of each point.
     #[arg(long, value_enum, default_value = "sum")]
     mode: MaskMode,
-    /// Encoder of a model file whose sizes are not published ones.
+    /// Encoder of a model file that does not tell its own: a published name, a run's folder, or a
+    /// TOML file of sizes.
     #[arg(long)]
     encoder: Option<String>,
 }

@@ -53,7 +53,8 @@ pub(crate) struct EvalArguments {
     /// Seed of the drawn prompts. Default: the run's, else 42.
     #[arg(long)]
     seed: Option<u64>,
-    /// Encoder of a model file whose sizes are not published ones.
+    /// Encoder of a model file that does not tell its own: a published name, a run's folder, or a
+    /// TOML file of sizes.
     #[arg(long)]
     encoder: Option<String>,
     /// Evaluate only the first so many images. A run's `eval.limit` does not count here.

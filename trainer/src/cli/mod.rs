@@ -97,7 +97,8 @@ struct ExportArguments {
     /// Output file, or folder for `transformers`. Default: `hqsam.<format>` inside the run.
     #[arg(short, long)]
     output: Option<PathBuf>,
-    /// Encoder of a model file whose sizes are not published ones.
+    /// Encoder of a model file that does not tell its own: a published name, a run's folder, or a
+    /// TOML file of sizes.
     #[arg(long)]
     encoder: Option<String>,
 }
@@ -149,7 +150,7 @@ fn run_train(arguments: &TrainArguments, device: Device, rank_env: Option<RankEn
 
 fn run_export(arguments: &ExportArguments, device: Device) -> Result<()> {
     let OpenModel { model, encoder, origin, config, folder } = match &arguments.sam {
-        Some(sam) => run::open_merged(&arguments.model, sam, device)?,
+        Some(sam) => run::open_merged(&arguments.model, sam, arguments.encoder.as_deref(), device)?,
         None => run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?,
     };
     let output = match (&arguments.output, &folder) {

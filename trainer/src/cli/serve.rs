@@ -36,7 +36,8 @@ pub(crate) struct ServeArguments {
     /// Most pixels of such a picture, in millions.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=200))]
     max_megapixels: u16,
-    /// Encoder of a model file whose sizes are not published ones.
+    /// Encoder of a model file that does not tell its own: a published name, a run's folder, or a
+    /// TOML file of sizes.
     #[arg(long)]
     encoder: Option<String>,
 }

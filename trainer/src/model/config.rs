@@ -12,6 +12,10 @@ pub(crate) const DECODER_DEPTH: i64 = 2;
 pub(crate) const DECODER_MLP_DIM: i64 = 2048;
 /// Masks that SAM's decoder predicts: one, and three for ambiguous prompts.
 pub(crate) const NUM_SAM_MASK_TOKENS: i64 = 4;
+/// No size of an encoder may be larger: products of a few of them stay whole numbers.
+const MAX_SIZE: i64 = 1 << 16;
+/// No encoder may have more blocks (of a stage).
+const MAX_DEPTH: i64 = 1 << 10;
 /// Hidden channels of the prompt encoder's mask branch.
 pub(crate) const MASK_IN_CHANS: i64 = 16;
 
@@ -235,8 +239,11 @@ impl EncoderConfig {
 fn validate_vit(vit: &VitConfig) -> Result<(), String> {
     let positive =
         [vit.img_size, vit.patch_size, vit.embed_dim, vit.depth, vit.num_heads, vit.window_size];
-    if positive.iter().any(|&size| size < 1) {
-        return Err("every size of the encoder must be at least 1".into());
+    if positive.iter().any(|size| !(1..=MAX_SIZE).contains(size)) || vit.depth > MAX_DEPTH {
+        return Err(format!(
+            "every size of the encoder must be at least 1 and at most {MAX_SIZE}, its depth at most \
+             {MAX_DEPTH}"
+        ));
     }
     if vit.img_size % vit.patch_size != 0 {
         return Err(format!(
@@ -268,8 +275,15 @@ fn validate_vit(vit: &VitConfig) -> Result<(), String> {
 fn validate_tiny_vit(tiny: &TinyVitConfig) -> Result<(), String> {
     for stage in 0..4 {
         let (dim, heads) = (tiny.embed_dims[stage], tiny.num_heads[stage]);
-        if dim < 2 || heads < 1 || tiny.depths[stage] < 0 || tiny.window_sizes[stage] < 1 {
-            return Err(format!("stage {stage} of the encoder has a size below 1"));
+        let sizes = [tiny.img_size, dim, heads, tiny.window_sizes[stage]];
+        if dim < 2
+            || sizes.iter().any(|size| !(1..=MAX_SIZE).contains(size))
+            || !(0..=MAX_DEPTH).contains(&tiny.depths[stage])
+        {
+            return Err(format!(
+                "stage {stage} of the encoder has a size below 1 or above {MAX_SIZE}, or more than \
+                 {MAX_DEPTH} blocks"
+            ));
         }
         if stage > 0 && dim % heads != 0 {
             return Err(format!(

@@ -36,7 +36,7 @@ mod windows;
 
 pub use config::{EncoderConfig, Normalization, Stem, TinyVitConfig, VitConfig};
 pub use encoders::Encoders;
-pub use flops::{computed_flop, published_flop};
+pub use flops::{DecoderFlop, PromptParts, computed_flop, decoder_flop, published_flop};
 pub use load::HqInit;
 pub use precision::{Precision, multiplies_bf16};
 pub use prompt_encoder::{PromptBatch, PromptEmbeddings};

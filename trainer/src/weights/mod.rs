@@ -25,6 +25,8 @@ pub use error::{KeyReport, WeightsError};
 
 /// Extensions read as PyTorch's zip format.
 const PTH_EXTENSIONS: [&str; 4] = ["pth", "pt", "bin", "ckpt"];
+/// Metadata of a safetensors file that says its encoder, as JSON: not all sizes show in the tensors.
+pub const ENCODER_KEY: &str = "hqsam.encoder";
 /// Prefix of the mask decoder in a whole model.
 const MASK_DECODER: &str = "mask_decoder.";
 
@@ -68,16 +70,21 @@ pub struct Loaded {
     pub state: StateDict,
     /// What they are.
     pub kind: CheckpointKind,
+    /// The encoder that a safetensors file names under [`ENCODER_KEY`].
+    pub encoder: Option<EncoderConfig>,
 }
 
 /// Reads `.pth`, `.pt`, `.bin`, `.ckpt` (PyTorch's zip format), `.safetensors`, or a folder that
 /// transformers saved.
 pub fn load(path: &Path) -> Result<Loaded, WeightsError> {
     let extension = path.extension().and_then(|extension| extension.to_str()).unwrap_or_default();
+    let mut encoder = None;
     let state = if path.is_dir() {
         transformers::read(path)?
     } else if extension == "safetensors" {
-        safetensors::read(path)?
+        let (state, metadata) = safetensors::read(path)?;
+        encoder = named_encoder(path, &metadata)?;
+        state
     } else if PTH_EXTENSIONS.contains(&extension) {
         pth::read(path)?
     } else {
@@ -85,7 +92,20 @@ pub fn load(path: &Path) -> Result<Loaded, WeightsError> {
     };
     let state = normalise_names(state);
     let kind = recognise(&state);
-    Ok(Loaded { state, kind })
+    Ok(Loaded { state, kind, encoder })
+}
+
+/// The encoder under [`ENCODER_KEY`], if there is one.
+fn named_encoder(
+    path: &Path,
+    metadata: &BTreeMap<String, String>,
+) -> Result<Option<EncoderConfig>, WeightsError> {
+    let text = metadata.get(ENCODER_KEY);
+    let encoder = text.map(|text| serde_json::from_str(text)).transpose();
+    encoder.map_err(|error| WeightsError::Format {
+        path: path.into(),
+        reason: format!("its metadata {ENCODER_KEY} is no encoder: {error}"),
+    })
 }
 
 /// Every tensor of a safetensors file that has been read already, by the names it has there; `path`

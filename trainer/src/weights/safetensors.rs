@@ -15,14 +15,17 @@ fn format_error(path: &Path, reason: impl ToString) -> WeightsError {
     WeightsError::Format { path: path.into(), reason: reason.to_string() }
 }
 
-/// Reads every tensor, widening half precision.
-pub(super) fn read(path: &Path) -> Result<StateDict, WeightsError> {
+/// Reads every tensor, widening half precision, and the metadata.
+pub(super) fn read(path: &Path) -> Result<(StateDict, BTreeMap<String, String>), WeightsError> {
     let bytes =
         fs::read(path).map_err(|source| WeightsError::Read { path: path.into(), source })?;
-    parse(path, &bytes)
+    let (_, header) =
+        SafeTensors::read_metadata(&bytes).map_err(|error| format_error(path, error))?;
+    let metadata = header.metadata().clone().unwrap_or_default();
+    Ok((parse(path, &bytes)?, metadata.into_iter().collect()))
 }
 
-/// [`read`] on bytes that have been read already.
+/// The tensors of bytes that have been read already.
 pub(super) fn parse(path: &Path, bytes: &[u8]) -> Result<StateDict, WeightsError> {
     let file = SafeTensors::deserialize(bytes).map_err(|error| format_error(path, error))?;
     let mut state = StateDict::new();

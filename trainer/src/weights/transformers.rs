@@ -156,7 +156,7 @@ pub(super) fn read(folder: &Path) -> Result<StateDict, WeightsError> {
     if !folder.join(WEIGHTS_FILE).is_file() {
         return Err(WeightsError::Folder { path: folder.to_owned() });
     }
-    let state = super::safetensors::read(&folder.join(WEIGHTS_FILE))?;
+    let state = super::safetensors::read(&folder.join(WEIGHTS_FILE))?.0;
     Ok(state.into_iter().map(|(name, tensor)| (to_published(&name), tensor)).collect())
 }
 
@@ -166,7 +166,7 @@ struct Sizes {
     vision_config: VisionSizes,
 }
 
-/// What of `vision_config` decides a shape or a window; absent keys have the defaults of ViT-B.
+/// What of `vision_config` decides a shape or a result; absent keys have the defaults of ViT-B.
 #[derive(Deserialize)]
 struct VisionSizes {
     hidden_size: Option<i64>,
@@ -178,6 +178,8 @@ struct VisionSizes {
     window_size: Option<i64>,
     global_attn_indexes: Option<Vec<i64>>,
     qkv_bias: Option<bool>,
+    use_rel_pos: Option<bool>,
+    layer_norm_eps: Option<f64>,
 }
 
 /// The sizes that a folder's `config.json` states.
@@ -202,6 +204,8 @@ pub(super) fn read_encoder(folder: &Path) -> Result<EncoderConfig, WeightsError>
         window_size: vision.window_size.unwrap_or(default.window_size),
         global_attn_indexes: vision.global_attn_indexes.unwrap_or(default.global_attn_indexes),
         qkv_bias: vision.qkv_bias.unwrap_or(default.qkv_bias),
+        use_rel_pos: vision.use_rel_pos.unwrap_or(default.use_rel_pos),
+        norm_eps: vision.layer_norm_eps.unwrap_or(default.norm_eps),
         ..VitConfig::default()
     });
     encoder.validate().map_err(refuse)?;

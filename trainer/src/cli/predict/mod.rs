@@ -75,7 +75,8 @@ pub(crate) struct PredictArguments {
     /// 256 x 256, `iou_predictions`). For one image.
     #[arg(long)]
     logits: Option<PathBuf>,
-    /// Encoder of a model file whose sizes are not published ones.
+    /// Encoder of a model file that does not tell its own: a published name, a run's folder, or a
+    /// TOML file of sizes.
     #[arg(long)]
     encoder: Option<String>,
 }
