@@ -14,6 +14,7 @@ HERE = Path(__file__).parent
 HQSAM = sys.argv[1]
 ROUNDS = int(sys.argv[2]) if len(sys.argv) > 2 else 2
 BATCH, STEPS, WARM_UP = "2", "1", "1"
+PARTS = ("encoder", "decoder", "backward")
 # Configuration, and how many times as fast as the published step is wanted in float32 and bfloat16.
 SETS = {"vit_b": ("hqsam_b", 2.0, 4.0), "vit_tiny": ("hqsam_tiny", 1.5, 2.0)}
 
@@ -60,7 +61,8 @@ def compare(encoder, config, goals):
             f"  hqsam {precision:<9} {own:7.2f} s ({middle(found, 'seconds', 'encoder'):.2f} s in the encoder): "
             f"{step / own:.2f} times as fast, at least {goal} wanted; "
             f"{own_peak:.0f} MiB, {own_peak / peak:.2f} of the peer's; "
-            f"{100 * middle(found, 'encoder', 'share_of_floor'):.0f} % of the matrix-product floor"
+            "of the matrix-product floor "
+            + ", ".join(f"{part} {100 * middle(found, part, 'share_of_floor'):.0f} %" for part in PARTS)
             + ("" if native else " (this processor multiplies no bfloat16: products in float32)"),
             flush=True,
         )

@@ -1,22 +1,25 @@
 //! Speed of the training step, measured on drawn samples: no data set and no weights are needed.
 
 mod report;
+mod shares;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use c10d::device::{self, DeviceMemory};
 use dataset::augment::{JitterParams, LargeScaleJitter};
-use dataset::prompt::PromptRecipe;
+use dataset::prompt::{Prompt, PromptRecipe};
 use dataset::raster::{Mask255, RgbRaster};
 use dataset::rng::{Draw, sample_rng};
 use pipeline::Batch;
-use tch::{Device, Kind, Tensor};
+use tch::{Kind, Tensor};
 
-pub use self::report::{AllReduce, BenchReport, EncoderShare, PartSeconds};
+pub use self::report::{AllReduce, BenchReport, PartSeconds};
+pub use self::shares::PartShare;
+use self::shares::Shares;
 use crate::config::TrainConfig;
 use crate::data_parallel::{STEP_SUMS, bucket};
-use crate::model::{EncoderConfig, Precision, computed_flop, multiplies_bf16, published_flop};
+use crate::model::{EncoderConfig, Precision, multiplies_bf16, published_flop};
 use crate::part_clock::{PartClock, StepTimes};
 use crate::run::load_frozen_sam;
 use crate::step::{StepContext, train_step};
@@ -24,9 +27,6 @@ use crate::train::{Ahead, TrainError, TrainOptions, join_ranks, step_context};
 
 /// Rows and columns of the drawn pictures, before they are scaled to the encoder's input.
 const PICTURE_HW: (usize, usize) = (800, 1200);
-/// Side of the matrices whose product is the floor, and how often it is taken.
-const FLOOR_SIDE: i64 = 3072;
-const FLOOR_REPETITIONS: usize = 4;
 /// All-reduces that are measured alone.
 const ALL_REDUCES: usize = 20;
 
@@ -73,10 +73,15 @@ pub fn bench(
         let batch = drawn_batch(&config, &encoder, &pictures, world.rank);
         seconds.ahead = Some(measure_ahead(&config, batch, options, &mut context)?);
     }
-    let gflop_per_image = computed_flop(&encoder) / 1e9;
-    let gflop_per_second = gflop_per_image * options.batch as f64 / seconds.encoder;
     let precision = config.train.encoder_precision();
-    let floor = floor_gflop_per_second(precision, train.device);
+    let shares = Shares::measure(
+        precision,
+        &encoder,
+        &measured.prompts,
+        options.batch,
+        &seconds,
+        train.device,
+    );
     let loss = |loss: Option<&f64>| loss.copied().unwrap_or(f64::NAN);
     Ok(BenchReport {
         device: format!("{:?}", train.device),
@@ -92,13 +97,10 @@ pub fn bench(
         world_size: world.world_size,
         images_per_second: config.train.global_batch as f64 / seconds.ahead.unwrap_or(seconds.step),
         seconds,
-        encoder: EncoderShare {
-            published_gflop_per_image: published_flop(&encoder) / 1e9,
-            gflop_per_image,
-            gflop_per_second,
-            floor_gflop_per_second: floor,
-            share_of_floor: gflop_per_second / floor,
-        },
+        published_gflop_per_image: published_flop(&encoder) / 1e9,
+        encoder: shares.encoder,
+        decoder: shares.decoder,
+        backward: shares.backward,
         all_reduce,
         losses: [loss(measured.losses.first()), loss(measured.losses.last())],
         peak_resident_mib: measured.peak_resident_mib,
@@ -143,6 +145,8 @@ struct Measured {
     steps: Vec<(Duration, StepTimes)>,
     /// Those of the warm-up included.
     losses: Vec<f64>,
+    /// Of a batch; all have the same.
+    prompts: Vec<Prompt>,
     peak_resident_mib: u64,
 }
 
@@ -171,6 +175,7 @@ fn measure(
     context: &mut StepContext,
 ) -> Result<Measured, TrainError> {
     let (mut data, mut steps, mut losses) = (Vec::new(), Vec::new(), Vec::new());
+    let mut prompts = Vec::new();
     // Training decodes pictures where this draws them; neither belongs to what `data` is the time of.
     let pictures = drawn_pictures(options.batch);
     for step in 0..options.warm_up + options.steps {
@@ -184,8 +189,9 @@ fn measure(
             data.push(made);
             steps.push((start.elapsed(), report.times));
         }
+        prompts = batch.prompts;
     }
-    Ok(Measured { data, steps, losses, peak_resident_mib: peak_resident_mib() })
+    Ok(Measured { data, steps, losses, prompts, peak_resident_mib: peak_resident_mib() })
 }
 
 /// Every rank begins when all are there, so that nobody's time is that of waiting.
@@ -270,23 +276,6 @@ fn drawn_pair(index: usize) -> (RgbRaster, Mask255) {
     (RgbRaster { height, width, pixels }, Mask255 { height, width, pixels: mask })
 }
 
-/// 1e9 operations a second of a large matrix product in the type in which the encoder multiplies.
-fn floor_gflop_per_second(precision: Precision, device: Device) -> f64 {
-    let kind = match precision {
-        Precision::BFloat16 if multiplies_bf16(device) => Kind::BFloat16,
-        _ => Kind::Float,
-    };
-    let matrix = || Tensor::randn([FLOOR_SIDE, FLOOR_SIDE], (Kind::Float, device)).to_kind(kind);
-    let (left, right) = (matrix(), matrix());
-    let mut clock = PartClock::start(device, true);
-    let fastest = (0..=FLOOR_REPETITIONS).map(|_| {
-        let _ = left.matmul(&right);
-        clock.lap()
-    });
-    let seconds = fastest.min().map_or(f64::NAN, |fastest| fastest.as_secs_f64());
-    2.0 * (FLOOR_SIDE as f64).powi(3) / seconds / 1e9
-}
-
 /// Most memory that this process held so far, as Linux counts it; 0 elsewhere.
 fn peak_resident_mib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
@@ -298,6 +287,8 @@ fn peak_resident_mib() -> u64 {
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicBool;
+
+    use tch::Device;
 
     use super::*;
     use crate::config::EncodeAhead;
@@ -346,6 +337,9 @@ mod tests {
             assert_eq!(report.precision, if bf16 { "bfloat16" } else { "float32" });
             assert_eq!(seconds.ahead.is_some(), bf16);
             assert!(report.random_weights && report.peak_resident_mib > 0);
+            for share in [report.encoder, report.decoder, report.backward] {
+                assert!(share.gflop_per_image > 0.0 && share.share_of_floor > 0.0, "{report:?}");
+            }
             assert_eq!((report.peak_device_mib, report.peak_device_reserved_mib), (None, None));
         }
     }

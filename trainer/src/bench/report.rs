@@ -2,6 +2,8 @@
 
 use serde::Serialize;
 
+use super::shares::PartShare;
+
 /// Medians over the measured steps of one rank.
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchReport {
@@ -28,8 +30,16 @@ pub struct BenchReport {
     pub images_per_second: f64,
     /// The all-reduce of a step without waiting for slower ranks; `None` for a single process.
     pub all_reduce: Option<AllReduce>,
-    /// The encoder beside the matrix products it consists of.
-    pub encoder: EncoderShare,
+    /// 1e9 operations of the encoder for an image as published, with linear layers over padded
+    /// windows.
+    pub published_gflop_per_image: f64,
+    /// The encoder beside the matrix products it consists of, as computed here.
+    pub encoder: PartShare,
+    /// The same of the prompt encoder and the decoder: `seconds.decoder`.
+    pub decoder: PartShare,
+    /// The same of what follows the logits: the products are those of the backward pass, the time,
+    /// `seconds.loss_backward`, is also that of the loss.
+    pub backward: PartShare,
     /// Loss of the first and the last step: real training steps on the same samples.
     pub losses: [f64; 2],
     /// Most memory that the process ever held, in MiB.
@@ -69,19 +79,4 @@ pub struct AllReduce {
     pub bytes: usize,
     /// Median seconds: packing, agreeing on the call, summing, unpacking.
     pub seconds: f64,
-}
-
-/// What share of the possible speed the encoder reaches.
-#[derive(Clone, Copy, Debug, Serialize)]
-pub struct EncoderShare {
-    /// 1e9 operations an image as published, with linear layers over padded windows.
-    pub published_gflop_per_image: f64,
-    /// 1e9 operations an image as computed here.
-    pub gflop_per_image: f64,
-    /// 1e9 operations a second of the encoder.
-    pub gflop_per_second: f64,
-    /// The same of one large matrix product in the type in which products are taken.
-    pub floor_gflop_per_second: f64,
-    /// The encoder's speed as a share of that.
-    pub share_of_floor: f64,
 }

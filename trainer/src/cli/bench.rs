@@ -66,7 +66,21 @@ pub(super) fn run(
 
 fn table(report: &BenchReport) -> String {
     let seconds = &report.seconds;
-    let encoder = &report.encoder;
+    let shares = [
+        ("encoder", report.encoder),
+        ("prompts, decoder", report.decoder),
+        ("loss, backward", report.backward),
+    ];
+    let shares = shares.map(|(name, share)| {
+        format!(
+            "{name:<20} {:9.1} GFLOP/s, {:.0} % of a large product's {:.1}; {:.1} GFLOP an image",
+            share.gflop_per_second,
+            100.0 * share.share_of_floor,
+            share.floor_gflop_per_second,
+            share.gflop_per_image,
+        )
+    });
+    let shares = shares.join("\n");
     let device = report.peak_device_mib.map_or_else(String::new, |mib| {
         let reserved = report.peak_device_reserved_mib.unwrap_or(0);
         format!("peak GPU memory      {mib:9} MiB in tensors, {reserved} MiB reserved\n")
@@ -94,7 +108,7 @@ fn table(report: &BenchReport) -> String {
     format!(
         "{} x {} images a step, {}, {} threads, encoder in {}{}\n{parts}{all_reduce}\
          images a second      {:9.3}\npeak memory          {:9} MiB\n{device}\
-         encoder              {:9.1} GFLOP/s, {:.0} % of a large product's {:.1}; {:.0} GFLOP an image",
+         {shares}",
         report.world_size,
         report.batch,
         report.device,
@@ -103,9 +117,5 @@ fn table(report: &BenchReport) -> String {
         if report.random_weights { ", random weights" } else { "" },
         report.images_per_second,
         report.peak_resident_mib,
-        encoder.gflop_per_second,
-        100.0 * encoder.share_of_floor,
-        encoder.floor_gflop_per_second,
-        encoder.gflop_per_image,
     )
 }
