@@ -1,6 +1,6 @@
 //! Many steps under faults drawn from a seed: ranks killed with `kill -9`, a store that resets
 //! connections, breaks answers off and is slow, a slow disk. Nothing may be lost, and memory must
-//! stay flat.
+//! stay flat: that of ranks while none is killed, that of the launcher while ranks are killed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -30,6 +30,8 @@ const ENCODER: &str = "[model]\nencoder = { kind = \"vit\", img_size = 64, patch
 /// Most that a process may hold in the last third of the steps, as a share of the middle third.
 /// It fills up over the first 400 steps, so a short run shows some per cent of that.
 const MEMORY: f64 = 1.1;
+/// Bytes that the launcher may gain: a few pages, whatever the number of restarts.
+const LAUNCHER_GROWTH: u64 = 1 << 20;
 const ROUGHNESS: Roughness =
     Roughness { resets: 3, delays: 20, longest_delay: Duration::from_millis(300) };
 
@@ -45,16 +47,42 @@ struct Held {
     bytes: u64,
 }
 
+/// Steps of the two parts of a run.
+#[derive(Clone, Copy)]
+struct Parts {
+    /// Ranks are killed in the first third. Their memory is compared between the other two, in
+    /// processes that live on and so would show a leak.
+    watched: u64,
+    /// A quarter as many after them, with kills to the end.
+    rough: u64,
+}
+
+impl Parts {
+    /// Whole epochs of both.
+    fn of(watched: u64) -> Self {
+        let whole = |steps: u64| steps.div_ceil(STEPS_PER_EPOCH) * STEPS_PER_EPOCH;
+        Self { watched: whole(watched), rough: whole(watched / 4) }
+    }
+
+    fn all(self) -> u64 {
+        self.watched + self.rough
+    }
+
+    fn may_kill(self, step: u64) -> bool {
+        step <= self.watched / 3 || step > self.watched
+    }
+}
+
 /// What was done to a run, and what was seen of it.
 #[derive(Default)]
 struct Seen {
     killed: u64,
     memory: Vec<Held>,
+    launcher: Vec<Held>,
 }
 
-/// Kills ranks while the first third of the steps is made: memory is compared between the other two,
-/// in processes that live on and so would show a leak.
-fn disturb(launcher: u32, is_over: &mut dyn FnMut() -> bool, log: &Path, steps: u64) -> Seen {
+/// Kills ranks, and looks at what they and the launcher hold.
+fn disturb(launcher: u32, is_over: &mut dyn FnMut() -> bool, log: &Path, parts: Parts) -> Seen {
     let (mut dice, mut seen) = (Dice::new(0x5eed), Seen::default());
     let mut furthest = 0;
     let mut next_kill = 5 + dice.below(LONGEST_PEACE);
@@ -63,9 +91,10 @@ fn disturb(launcher: u32, is_over: &mut dyn FnMut() -> bool, log: &Path, steps: 
         let ranks = ranks(launcher);
         let held = |&pid: &u32| Some(Held { pid, step, bytes: resident_bytes(pid)? });
         seen.memory.extend(ranks.iter().filter_map(held));
+        seen.launcher.extend(held(&launcher));
         if step > furthest {
             furthest = step;
-            if step >= next_kill && step <= steps / 3 && !ranks.is_empty() {
+            if step >= next_kill && parts.may_kill(step) && !ranks.is_empty() {
                 // One of them, or all.
                 match dice.below(4) {
                     0 => ranks.into_iter().for_each(kill),
@@ -130,6 +159,17 @@ fn assert_memory_is_flat(memory: &[Held], steps: u64) {
     }
 }
 
+/// The launcher starts ranks again and again: in the rough part, which comes last, it holds as much as
+/// it did while the first ranks were killed.
+#[expect(clippy::print_stdout, reason = "the figures belong to the result")]
+fn assert_launcher_stays_small(launcher: &[Held], parts: Parts) {
+    let middle = |from, to| medians(launcher, from, to).into_values().next().unwrap();
+    let first = middle(0, parts.watched / 3);
+    let last = middle(parts.watched + 1, parts.all() + 1);
+    println!("the launcher holds {:.2} MiB at first, {:.2} MiB at last", mib(first), mib(last));
+    assert!(last <= first + LAUNCHER_GROWTH, "{last} bytes after {first}");
+}
+
 /// Medians in MiB by process.
 fn by_tenth(memory: &[Held], steps: u64) -> BTreeMap<u32, Vec<String>> {
     let mut tenths: BTreeMap<u32, Vec<String>> = BTreeMap::new();
@@ -185,8 +225,9 @@ fn assert_nothing_is_lost(server: &Server, folder: &Path, steps: u64) {
 fn a_long_training_under_faults_loses_nothing_and_its_memory_stays_flat() {
     let Some(server) = Server::start(Kind::S3) else { return };
     let asked = std::env::var(STEPS_VARIABLE).ok().and_then(|steps| steps.parse().ok());
-    let epochs = asked.unwrap_or(STEPS).div_ceil(STEPS_PER_EPOCH);
-    let steps = epochs * STEPS_PER_EPOCH;
+    let parts = Parts::of(asked.unwrap_or(STEPS));
+    let steps = parts.all();
+    let epochs = steps / STEPS_PER_EPOCH;
     let changes = format!(
         "{ENCODER}[train]\nepochs = {epochs}\nlr_drop_epoch = 0\ncheckpoint_every_steps = 10\n\
          [eval]\nsplits = []\n"
@@ -211,7 +252,7 @@ fn a_long_training_under_faults_loses_nothing_and_its_memory_stays_flat() {
     environment.extend([("HQSEG_CACHE_DIR", cache), ("HQSEG_CACHE_GIB", CACHE_GIB.to_owned())]);
     let mut launcher = launch_with(&environment, folder, &arguments);
     let (pid, log) = (launcher.id(), folder.join("slow/work/steps.jsonl"));
-    let seen = disturb(pid, &mut || launcher.try_wait().unwrap().is_some(), &log, steps);
+    let seen = disturb(pid, &mut || launcher.try_wait().unwrap().is_some(), &log, parts);
     let disturbed = started.elapsed();
     let (succeeded, said) = ended(launcher, folder);
     assert!(succeeded, "{said}");
@@ -237,5 +278,6 @@ fn a_long_training_under_faults_loses_nothing_and_its_memory_stays_flat() {
     for path in ["slow/work/steps.jsonl", "slow/work/staging/", "slow/cache/"] {
         assert!(slow.paths.iter().any(|slow| slow.contains(path)), "{path} was never late");
     }
-    assert_memory_is_flat(&seen.memory, steps);
+    assert_memory_is_flat(&seen.memory, parts.watched);
+    assert_launcher_stays_small(&seen.launcher, parts);
 }
