@@ -1,8 +1,9 @@
 //! Which files are meant by images and folders of the command line.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::{Component, Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 
 /// What the codec reads.
 const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
@@ -11,14 +12,24 @@ const EXTENSIONS: [&str; 3] = ["jpg", "jpeg", "png"];
 pub(crate) struct ImageFile {
     /// Where it lies.
     pub(crate) path: PathBuf,
-    /// Its path inside the folder that was named, or its own name.
+    /// Its path inside the folder that was named, or its own name: never one that leads out of the
+    /// folder that it is joined to.
     pub(crate) name: PathBuf,
+}
+
+impl ImageFile {
+    /// An image that another file names by a path in `folder`, or elsewhere.
+    pub(crate) fn named(folder: &Path, file_name: &Path) -> Self {
+        let is_name = |part: &Component<'_>| matches!(part, Component::Normal(_));
+        let name = file_name.components().filter(is_name).collect();
+        Self { path: folder.join(file_name), name }
+    }
 }
 
 /// The images themselves and, by name, those in folders and folders below.
 ///
 /// # Errors
-/// A path that does not exist, or a folder without an image.
+/// A path that does not exist, a folder without an image, or two images of one name.
 pub(crate) fn images(paths: &[PathBuf]) -> Result<Vec<ImageFile>> {
     let mut found = Vec::new();
     for path in paths {
@@ -37,7 +48,28 @@ pub(crate) fn images(paths: &[PathBuf]) -> Result<Vec<ImageFile>> {
             found.push(ImageFile { path: path.clone(), name });
         }
     }
+    check_names(found.iter())?;
     Ok(found)
+}
+
+/// Refuses two images of one name: what is written of the second would replace the first one's.
+///
+/// # Errors
+/// Names both.
+pub(super) fn check_names<'a>(images: impl Iterator<Item = &'a ImageFile>) -> Result<()> {
+    let mut paths = BTreeMap::new();
+    for ImageFile { path, name } in images {
+        if let Some(first) = paths.insert(name, path) {
+            bail!(
+                "{} and {} would both be written as {}: name one of them in a call of its own, with \
+                 another --output",
+                first.display(),
+                path.display(),
+                name.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 fn collect(root: &Path, folder: &Path, found: &mut Vec<ImageFile>) -> Result<()> {
@@ -69,6 +101,34 @@ fn collect(root: &Path, folder: &Path, found: &mut Vec<ImageFile>) -> Result<()>
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_distinct_and_stay_within_the_output() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["a/x.png", "b/x.png", "b/c/x.png"] {
+            let path = folder.path().join(name);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "").unwrap();
+        }
+        let named = |names: &[&str]| {
+            images(&names.iter().map(|name| folder.path().join(name)).collect::<Vec<_>>())
+        };
+        for names in [["a/x.png", "b/x.png"], ["a", "b"], ["a/x.png", "a/x.png"]] {
+            let error = named(&names).err().unwrap().to_string();
+            assert!(error.contains("would both be written as x.png"), "{error}");
+        }
+        assert_eq!(named(&["b"]).unwrap().len(), 2);
+        for (file_name, name) in [
+            ("val/x.png", "val/x.png"),
+            ("/etc/x.png", "etc/x.png"),
+            ("../../x.png", "x.png"),
+            ("./a/../x.png", "a/x.png"),
+        ] {
+            let image = ImageFile::named(Path::new("photos"), Path::new(file_name));
+            assert_eq!(image.name, Path::new(name));
+            assert_eq!(image.path, Path::new("photos").join(file_name));
+        }
+    }
 
     #[test]
     fn folders_are_walked_by_name_and_hidden_files_left_out() {

@@ -10,7 +10,7 @@ use dataset::raster::RgbRaster;
 use serde::Deserialize;
 use trainer::predict::{ImagePrompt, MaskInput};
 
-use super::images::ImageFile;
+use super::images::{ImageFile, check_names};
 use super::{Objects, Task};
 
 /// The prompts of one object in pixels of its image.
@@ -229,13 +229,14 @@ pub(super) fn coco(file: &Path, image_info: Option<&Path>, folder: &Path) -> Res
     let mut tasks = Vec::new();
     for CocoImage { id, file_name } in images {
         if let Some(objects) = objects.remove(&id) {
-            let image = ImageFile { path: folder.join(&file_name), name: file_name.into() };
+            let image = ImageFile::named(folder, Path::new(&file_name));
             tasks.push(Task { image, objects: Objects::Listed(objects), image_id: Some(id) });
         }
     }
     if let Some(id) = objects.keys().next() {
         bail!("{}: a box is on image {id}, which is not among the images", file.display());
     }
+    check_names(tasks.iter().map(|task| &task.image))?;
     Ok(tasks)
 }
 

@@ -180,6 +180,10 @@ fn predict(
         error => error.into(),
     })?;
     let prompts = prompts(&task.objects, &image, predictor.logits_side())?;
+    ensure!(
+        arguments.logits.is_none() || !prompts.is_empty(),
+        "--logits: the list has no prompt for this image, so there are no logits to write"
+    );
     // Before the encoder runs: it is the long part.
     for prompt in &prompts {
         prompt.check((image.height, image.width), predictor.logits_side())?;
