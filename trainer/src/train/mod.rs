@@ -159,7 +159,7 @@ pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, Tr
         if epoch_ended || stop_agreed || training.checkpoint_is_due()? {
             training.save()?;
             if stop_agreed && training.position.epoch < config.train.epochs {
-                let checkpoint = training.saved()?;
+                let checkpoint = training.end()?;
                 training.log.stopped(&checkpoint);
                 return Ok(Outcome::Stopped { checkpoint });
             }
@@ -173,8 +173,7 @@ pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, Tr
             reports = training.evaluate()?;
         }
     }
-    training.saved()?;
-    training.assert_frozen()?;
+    training.end()?;
     training.log.finish();
     Ok(Outcome::Finished { reports })
 }
