@@ -4,8 +4,9 @@ Usage: make_goldens.py FOLDER
 
 Weights and pixels follow from integer formulas (`weight`, `pixels`), which the test that replays the
 files has as well, so that only prompts and outputs need to be stored. Everything is computed by
-segment-anything-hq; transformers computes the encoder and the prompts once more, and the decoder with
-the correction that an exported folder's README.md gives, and must agree before anything is written.
+segment-anything-hq; transformers computes the encoder and the prompts once more, the decoder (HQ, summed,
+the best of three masks, predicted IoU) with the correction that an exported folder's README.md gives, and
+the masks in original sizes, and must agree before anything is written.
 """
 
 import math
@@ -19,7 +20,7 @@ from safetensors.torch import save_file
 from segment_anything_hq import SamPredictor
 from segment_anything_hq.modeling import Sam, TinyViT
 from small_vit import assemble, vit
-from transformers import SamHQConfig, SamHQModel
+from transformers import SamHQConfig, SamHQModel, SamImageProcessor
 
 VERSIONS = {"segment-anything-hq": "0.3", "transformers": "5.23.0", "timm": "0.9.16"}
 SIDE = 160
@@ -349,19 +350,33 @@ def check_transformers(sam: Sam, goldens: dict[str, torch.Tensor]) -> None:
         )
         if sparse is not None:
             agree(f"{name} sparse", sparse[:, 0], goldens[f"{name}.sparse_prompt_embeddings"])
-        for kind, hq_only in [("hq", True), ("sum", False)]:
-            if sparse is None:
-                continue  # Without tokens it counts objects from the image embeddings, one a call.
+        for kind, hq_only, multimask in [("hq", True, False), ("sum", False, False), ("best", False, True)]:
             logits, iou = model.mask_decoder(
                 image_embeddings=embeddings,
                 image_positional_embeddings=positions,
                 sparse_prompt_embeddings=sparse,
                 dense_prompt_embeddings=dense,
-                multimask_output=False,
+                multimask_output=multimask,
                 hq_token_only=hq_only,
                 intermediate_embeddings=interm,
             )
-            agree(f"{name} {kind}", logits[..., ::3, ::3], goldens[f"{name}.{kind}"])
+            # Of three masks the one of the highest predicted IoU is the first.
+            agree(f"{name} {kind}", logits[:, :, :1, ::3, ::3], goldens[f"{name}.{kind}"])
+            if not hq_only:
+                agree(f"{name} {kind} IoU", iou[:, :, :1], goldens[f"{name}.{kind}_iou"])
+
+
+def check_transformers_masks(goldens: dict[str, torch.Tensor]) -> None:
+    """The processor's masks in original sizes, from the published predictor's logits."""
+    processor = SamImageProcessor(pad_size={"height": SIDE, "width": SIDE})
+    for name in sorted({key.split(".")[0] for key in goldens}):
+        height, width = goldens[f"{name}.size"].tolist()
+        scale = SIDE / max(height, width)
+        reshaped = [[int(height * scale + 0.5), int(width * scale + 0.5)]]
+        logits = goldens[f"{name}.low_res_logits"]
+        masks = processor.post_process_masks([logits[None]], [[height, width]], reshaped)[0]
+        bits = torch.from_numpy(np.packbits(masks.numpy().reshape(-1)))
+        assert torch.equal(bits, goldens[f"{name}.mask_bits"]), f"{name}: another mask"
 
 
 def write(folder: Path, name: str, tensors: dict[str, torch.Tensor]) -> None:
@@ -377,8 +392,10 @@ def main() -> None:
         sam = small_vit()
         goldens = vit_goldens(sam)
         check_transformers(sam, goldens)
+        predictions = predict_goldens(sam)
+        check_transformers_masks(predictions)
         write(folder, "vit", goldens)
-        write(folder, "predict", predict_goldens(sam))
+        write(folder, "predict", predictions)
         write(folder, "tiny_vit", tiny_vit_goldens(small_tiny_vit()))
 
 

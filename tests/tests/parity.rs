@@ -241,6 +241,47 @@ fn no_tensor_can_be_lost_unseen() {
     assert!(unseen.is_empty(), "zeroed and nobody noticed: {unseen:?}");
 }
 
+/// The same of TinyViT's encoder, of the recorded weights on a smaller picture, for its tensors do not
+/// depend on the picture's size; what decodes is the ViT's.
+#[test]
+fn no_tensor_of_tiny_vit_can_be_lost_unseen() {
+    let EncoderConfig::TinyVit(recorded) = small_tiny_vit() else { unreachable!() };
+    let config = EncoderConfig::TinyVit(TinyVitConfig { img_size: 64, ..recorded });
+    let image = Tensor::from_slice(&pixels(0, 64, 64)).view([1, 64, 64, 3]);
+    let features = |state: StateDict| {
+        let model = model(&config, state);
+        model.encode(&model.preprocess(&image))
+    };
+    let whole = state(&config);
+    let copy = || -> StateDict {
+        whole.iter().map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
+    };
+    let expected = features(copy());
+    // Counts of training and the head that classifies, which nothing reads.
+    let unread = [
+        "num_batches_tracked",
+        ".norm_head.weight",
+        ".norm_head.bias",
+        ".head.weight",
+        ".head.bias",
+    ];
+    let is_read = |name: &&String| {
+        name.starts_with("image_encoder.") && !unread.iter().any(|end| name.ends_with(end))
+    };
+    let mut tried = 0;
+    for name in whole.keys().filter(is_read) {
+        let mut broken = copy();
+        broken.insert(name.clone(), whole[name].zeros_like());
+        let found = features(broken);
+        let error = relative_error(&found.image_embeddings, &expected.image_embeddings)
+            .max(relative_error(&found.interm_embeddings, &expected.interm_embeddings));
+        // A variance of zero may leave nothing that is a number.
+        assert!(error.is_nan() || error > REPLAY, "{name}: zeroed and nobody noticed, {error:.1e}");
+        tried += 1;
+    }
+    assert!(tried > 100, "only {tried} tensors were tried");
+}
+
 #[test]
 fn exchanged_prompts_are_noticed() {
     let mut golden = golden("vit");

@@ -12,6 +12,8 @@ use trainer::weights::save_pth;
 
 /// Logits of our `hqsam predict` against the package's own predictor.
 const LOGITS_TOLERANCE: f64 = 1e-3;
+/// Share of a mask's pixels that those logits may move over the threshold.
+const MASK_PIXELS: f64 = 1e-3;
 
 #[test]
 #[expect(clippy::print_stdout, reason = "the measured difference belongs to the result")]
@@ -80,24 +82,84 @@ fn exported_folder_predicts_the_same_in_transformers() {
     let export = ["export", "model.pth", "--format", "transformers", "-o", "exported"];
     let _ = succeed(folder, "hqsam", &export);
     assert!(folder.join("exported/README.md").is_file(), "no model card");
-    // The folder is read by us as well: the logits are those of what transformers opens.
-    let (box_, point) = predict_logits(folder, "exported", (512, 512));
-    let output = run_script(
-        &python,
-        folder,
-        "tests/python/compare_transformers.py",
-        &["exported", "image.png", "logits.safetensors", &box_, &point],
-    );
+    let cases = predict_cases(folder, "exported");
+    std::fs::write(folder.join("cases.json"), cases.to_string()).unwrap();
+    let script = "tests/python/compare_transformers.py";
+    let output = run_script(&python, folder, script, &["exported", "cases.json"]);
     let result: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     for kind in ["missing", "unexpected", "mismatched"] {
         assert_eq!(result[kind], serde_json::json!([]), "{kind}");
     }
-    let difference = result["max_difference"].as_f64().unwrap();
     println!(
-        "transformers: largest difference {difference:.2e}, without the correction {}",
-        result["as_it_is"]
+        "transformers: without the correction {}, with it {}",
+        result["as_it_is"], result["cases"]
     );
-    assert!(difference < LOGITS_TOLERANCE, "{difference}");
+    assert!(
+        result["as_it_is"].as_f64().unwrap() > LOGITS_TOLERANCE,
+        "the card's correction is void"
+    );
+    for (name, case) in cases.as_object().unwrap() {
+        let found = |what: &str| result["cases"][name][what].as_f64().unwrap();
+        assert!(found("logits") < LOGITS_TOLERANCE, "{name}: {result}");
+        assert!(found("pixels") < MASK_PIXELS, "{name}: {result}");
+        if case["hq_only"] == false {
+            assert!(found("iou") < LOGITS_TOLERANCE, "{name}: {result}");
+        }
+    }
+}
+
+/// Predicts with every prompt and output that transformers has: in pictures that the encoder takes as
+/// they are, and one that both resize.
+fn predict_cases(folder: &Path, model: &str) -> serde_json::Value {
+    draw(folder, "padded.png", (400, 512));
+    draw(folder, "resized.png", (300, 384));
+    let mut cases = serde_json::json!({
+        "hq": {"image": "padded.png", "box": [64, 50, 256, 300], "points": [[128, 100, 1]], "hq_only": true},
+        "sum": {"image": "padded.png", "box": [64, 50, 256, 300], "hq_only": false},
+        "best": {"image": "padded.png", "points": [[128, 100, 1]], "hq_only": false, "multimask": true},
+        "points": {"image": "padded.png", "points": [[128, 100, 1], [300, 200, 0]], "hq_only": true},
+        // Cases are made in the order of their names: `hq` is there.
+        "mask": {"image": "padded.png", "mask": "hq.safetensors", "hq_only": false},
+        "mask_box": {"image": "padded.png", "mask": "hq.safetensors", "box": [64, 50, 256, 300], "hq_only": true},
+        "resized": {"image": "resized.png", "box": [48, 40, 200, 220], "points": [[96, 80, 1]], "hq_only": false},
+    });
+    for (name, case) in cases.as_object_mut().unwrap() {
+        let (logits, png) = (format!("{name}.safetensors"), format!("{name}-mask.png"));
+        let numbers = |list: &serde_json::Value| {
+            let numbers: Vec<String> =
+                list.as_array().unwrap().iter().map(ToString::to_string).collect();
+            numbers.join(",")
+        };
+        let mode = if case["hq_only"] == true { "hq" } else { "sum" };
+        let mut arguments = vec!["predict".to_owned(), model.to_owned()];
+        arguments.push(case["image"].as_str().unwrap().to_owned());
+        arguments.extend(["--mode", mode, "--logits", &logits, "-o", &png].map(String::from));
+        if let Some(list) = case.get("box") {
+            arguments.extend(["--box".to_owned(), numbers(list)]);
+        }
+        for point in case.get("points").and_then(|points| points.as_array()).into_iter().flatten() {
+            arguments.extend(["--point".to_owned(), numbers(point)]);
+        }
+        if let Some(file) = case.get("mask") {
+            arguments.extend(["--mask".to_owned(), file.as_str().unwrap().to_owned()]);
+        }
+        if case.get("multimask").is_some() {
+            arguments.push("--multimask".into());
+        }
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        let _ = succeed(folder, "hqsam", &arguments);
+        case["multimask"] = case.get("multimask").is_some().into();
+        case["logits"] = logits.into();
+        case["png"] = png.into();
+    }
+    cases
+}
+
+fn draw(folder: &Path, name: &str, (height, width): (usize, usize)) {
+    let (image, _) = dataset::draw::draw_pair(3, 0, (height, width));
+    let (width, height) = (width as u32, height as u32);
+    let rgb = image::ColorType::Rgb8;
+    image::save_buffer(folder.join(name), &image.pixels, width, height, rgb).unwrap();
 }
 
 #[test]
@@ -177,15 +239,7 @@ fn onnx_graphs_of_a_vit_take_every_prompt_and_size_or_are_refused() {
 /// Draws `image.png` and writes the model's logits of a box and a point, which are returned, to
 /// `logits.safetensors`.
 fn predict_logits(folder: &Path, model: &str, (height, width): (usize, usize)) -> (String, String) {
-    let (image, _) = dataset::draw::draw_pair(3, 0, (height, width));
-    image::save_buffer(
-        folder.join("image.png"),
-        &image.pixels,
-        width as u32,
-        height as u32,
-        image::ColorType::Rgb8,
-    )
-    .unwrap();
+    draw(folder, "image.png", (height, width));
     let box_ = format!("{0},{0},{1},{1}", width / 8, width / 2);
     let point = format!("{0},{0}", width / 4);
     let _ = succeed(

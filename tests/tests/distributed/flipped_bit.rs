@@ -3,8 +3,11 @@
 use std::os::unix::fs::FileExt;
 use std::process::Command;
 
-use tests::{lines, program};
+use tch::Device;
+use tests::{lines, program, ranks};
 use trainer::checkpoint;
+use trainer::config::TrainConfig;
+use trainer::model::SamHq;
 
 use crate::running::wait_for;
 use crate::{ended, folder, rank_1, start, train};
@@ -65,4 +68,32 @@ fn a_bit_that_flips_in_one_rank_stops_the_run_and_is_named() {
     assert!(last.contains("the ranks diverged: after step "), "{stderr}");
     let expected = format!("rank 1 and rank 0 hold other values of {name} (1 of 25 tensors)");
     assert!(last.contains(&expected), "{stderr}");
+}
+
+/// The flip is in a tensor that only the decoder has, laid out for its products; the file's are whole.
+#[test]
+fn a_bit_that_flips_in_a_frozen_tensor_that_computes_is_told_when_the_run_stops() {
+    let folder = folder();
+    let folder = folder.path();
+    let config = TrainConfig::load(&folder.join("tiny.toml"), &[]).unwrap();
+    let encoder = config.model.encoder.resolve().unwrap();
+    let sam = SamHq::random(&encoder, config.train.seed, Device::Cpu).state_dict();
+    let part = "mask_decoder.transformer.layers.0.cross_attn_token_to_image";
+    let [keys, values] = ["k_proj", "v_proj"].map(|name| {
+        Vec::<f32>::try_from(sam[&format!("{part}.{name}.weight")].reshape([-1])).unwrap()
+    });
+    // Both weights are one there: the end of one beside the beginning of the other.
+    let seam = [&keys[keys.len() - 32..], &values[..32]].concat();
+
+    let mut command = Command::new(program("launch"));
+    command.args(["--procs", "1", "tiny.toml", "--set", "train.epochs=100000"]).current_dir(folder);
+    let launcher = start(&mut command);
+    wait_for("the first steps", || lines(&folder.join("run/steps.jsonl")).len() > 2);
+    let Some(flipped) = flip_a_bit(ranks(launcher.id())[0], &seam) else { return };
+    assert_eq!(flipped, 1, "the laid out weights were not found in memory");
+    let id = launcher.id().to_string();
+    assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+    let (output, stderr) = ended(launcher);
+    assert!(!output.status.success(), "{stderr}");
+    assert!(stderr.contains(&format!("training changed {part}, which is frozen")), "{stderr}");
 }

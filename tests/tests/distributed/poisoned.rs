@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use serde_json::Value;
-use tch::Tensor;
+use tch::{Kind, Tensor};
 use tests::{lines, run, tiny};
 use trainer::checkpoint;
 
@@ -16,15 +16,21 @@ const CHANGES: &str = "[train]\nepochs = 1\nglobal_batch = 3\ncheckpoint_every_s
     [augment]\nscale_range = []\nflip_probability = 0.0\n[eval]\nsplits = []\n";
 const EPOCHS: usize = 12;
 
-/// Makes one value of one sample's kept features NaN.
+/// Makes one value of one sample's kept features NaN, and their checksum fit.
 fn poison(cache: &Path) {
     let entries = std::fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path());
-    let mut entries: Vec<_> = entries.collect();
+    let mut entries: Vec<_> =
+        entries.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect();
     assert_eq!(entries.len(), 9);
     entries.sort();
     let tensors = Tensor::read_safetensors(&entries[4]).unwrap();
-    let (_, features) = tensors.iter().find(|(name, _)| name == "image_embeddings_bhwc").unwrap();
+    let tensor =
+        |name| tensors.iter().find(|(key, _)| key == name).map(|(_, found)| found).unwrap();
+    let features = tensor("image_embeddings_bhwc");
     let _ = features.view([-1]).narrow(0, 0, 1).fill_(f64::NAN);
+    let bytes = Vec::<u8>::try_from(features.view_dtype(Kind::Uint8).flatten(0, -1)).unwrap();
+    let checksum = crc_fast::crc32_iscsi(&bytes);
+    let _ = tensor("crc32").narrow(0, 0, 1).fill_(i64::from(checksum));
     Tensor::write_safetensors(&tensors, &entries[4]).unwrap();
 }
 

@@ -35,8 +35,10 @@ impl Attention {
         window_size: Option<i64>,
     ) -> Result<Self, WeightsError> {
         let side = window_size.unwrap_or(config.img_size / config.patch_size);
-        let table =
-            |name| Some(relative_table(&source.for_products(&source.optional(name)?), side));
+        let table = |name| {
+            let rel_pos = source.for_products(&source.optional(name)?);
+            Some(source.hold(relative_table(&rel_pos, side)))
+        };
         let tables = table("rel_pos_h").zip(table("rel_pos_w"));
         Ok(Self {
             qkv: Linear::load(&source.at("qkv"))?,

@@ -7,7 +7,7 @@ use tch::{Device, Kind, Tensor, no_grad};
 use super::StateDict;
 use super::config::{EncoderConfig, Normalization};
 use super::image_encoder::ImageEncoderVit;
-use super::layers::{Source, bchw};
+use super::layers::{Held, Source, bchw};
 use super::precision::Precision;
 use super::prompt_encoder::{PromptBatch, PromptEmbeddings, PromptEncoder};
 use super::sam::{ImageFeatures, PIXEL_MEAN, PIXEL_STD};
@@ -23,16 +23,10 @@ enum ImageEncoder {
 }
 
 impl ImageEncoder {
-    fn load(
-        config: &EncoderConfig,
-        state: &StateDict,
-        precision: Precision,
-        device: Device,
-    ) -> Result<Self, WeightsError> {
-        let source = Source::new(state, device).in_precision(precision).at("image_encoder");
+    fn load(source: &Source<'_>, config: &EncoderConfig) -> Result<Self, WeightsError> {
         Ok(match config {
-            EncoderConfig::Vit(vit) => Self::Vit(Box::new(ImageEncoderVit::load(&source, vit)?)),
-            EncoderConfig::TinyVit(tiny) => Self::TinyVit(Box::new(TinyVit::load(&source, tiny)?)),
+            EncoderConfig::Vit(vit) => Self::Vit(Box::new(ImageEncoderVit::load(source, vit)?)),
+            EncoderConfig::TinyVit(tiny) => Self::TinyVit(Box::new(TinyVit::load(source, tiny)?)),
         })
     }
 
@@ -60,6 +54,7 @@ struct Parts {
     pixel_mean: Tensor,
     pixel_std: Tensor,
     prompt_encoder: PromptEncoder,
+    held: Held,
 }
 
 impl Encoders {
@@ -69,18 +64,24 @@ impl Encoders {
         precision: Precision,
         device: Device,
     ) -> Result<Self, WeightsError> {
-        let constant = |values: &[f32]| Tensor::from_slice(values).to_device(device);
-        let source = Source::new(state, device).at("prompt_encoder");
+        let source = Source::new(state, device);
+        let constant = |name: &str, values: &[f32]| {
+            source.at(name).hold(Tensor::from_slice(values).to_device(device))
+        };
         let parts = Parts {
             config: config.clone(),
-            image_encoder: ImageEncoder::load(config, state, precision, device)?,
-            pixel_mean: constant(&PIXEL_MEAN),
-            pixel_std: constant(&PIXEL_STD),
+            image_encoder: ImageEncoder::load(
+                &source.at("image_encoder").in_precision(precision),
+                config,
+            )?,
+            pixel_mean: constant("pixel_mean", &PIXEL_MEAN),
+            pixel_std: constant("pixel_std", &PIXEL_STD),
             prompt_encoder: PromptEncoder::load(
-                &source,
+                &source.at("prompt_encoder"),
                 config.img_size(),
                 config.embedding_size(),
             )?,
+            held: source.held(),
         };
         Ok(Self { parts: Arc::new(Mutex::new(parts)), precision, device })
     }
@@ -98,6 +99,12 @@ impl Encoders {
     /// The device that computes.
     pub fn device(&self) -> Device {
         self.device
+    }
+
+    /// The tensors that compute, by the part that holds them, sharing storage with it.
+    pub(super) fn held(&self) -> Held {
+        let parts = self.parts();
+        parts.held.iter().map(|(part, tensor)| (part.clone(), tensor.shallow_clone())).collect()
     }
 
     /// Positional encoding of the image embedding, (1, g * g, 256).

@@ -4,6 +4,9 @@
 //! layer norms run on them as they are and convolutions see a
 //! channels-last view of the same memory.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use tch::{Device, Kind, Tensor};
 
 use super::StateDict;
@@ -17,18 +20,25 @@ pub(crate) const LAYER_NORM_2D_EPS: f64 = 1e-6;
 /// Epsilon of PyTorch's `BatchNorm2d`.
 pub(crate) const BATCH_NORM_EPS: f64 = 1e-5;
 
-/// Tensors of a state dict below a name, on the device that computes.
+/// Tensors that compute, by the part that holds them, in the order of loading.
+pub(crate) type Held = Vec<(String, Tensor)>;
+
+/// Tensors of a state dict below a name, on the device that computes. What it hands out is held by
+/// the part that loads it and noted, so that training can prove at its end that nothing changed it;
+/// what a part makes of it, in memory of its own, it notes with [`Source::hold`].
 pub(crate) struct Source<'a> {
     state: &'a StateDict,
     prefix: String,
     device: Device,
     precision: Precision,
+    held: Rc<RefCell<Held>>,
 }
 
 impl<'a> Source<'a> {
     /// Everything in `state`, for a part that computes in float32.
     pub(crate) fn new(state: &'a StateDict, device: Device) -> Self {
-        Self { state, prefix: String::new(), device, precision: Precision::Float32 }
+        let (prefix, precision) = (String::new(), Precision::Float32);
+        Self { state, prefix, device, precision, held: Rc::default() }
     }
 
     /// The same for a part that computes in `precision`.
@@ -39,17 +49,29 @@ impl<'a> Source<'a> {
     /// The tensors below `name`.
     pub(crate) fn at(&self, name: impl std::fmt::Display) -> Self {
         let prefix = format!("{}{name}.", self.prefix);
-        Self { state: self.state, prefix, device: self.device, precision: self.precision }
+        Self { prefix, held: Rc::clone(&self.held), ..*self }
+    }
+
+    /// Notes that the part holds `tensor`, and gives it back.
+    pub(crate) fn hold(&self, tensor: Tensor) -> Tensor {
+        let part = self.prefix.trim_end_matches('.').to_owned();
+        self.held.borrow_mut().push((part, tensor.shallow_clone()));
+        tensor
+    }
+
+    /// Everything that was noted, below every name.
+    pub(crate) fn held(&self) -> Held {
+        self.held.take()
     }
 
     /// The tensor called `name` on the device, in the type of the part's activations.
     pub(crate) fn tensor(&self, name: &str) -> Result<Tensor, WeightsError> {
-        Ok(self.float(name)?.to_kind(self.precision.kind()))
+        Ok(self.hold(self.float(name)?.to_kind(self.precision.kind())))
     }
 
     /// The tensor called `name`, or nothing.
     pub(crate) fn optional(&self, name: &str) -> Option<Tensor> {
-        Some(self.optional_float(name)?.to_kind(self.precision.kind()))
+        Some(self.hold(self.optional_float(name)?.to_kind(self.precision.kind())))
     }
 
     /// The tensor called `name` as float32, for what is computed from it at loading.
@@ -67,7 +89,7 @@ impl<'a> Source<'a> {
     /// `weight`, rounded to the part's precision, in the type in which products are taken.
     pub(crate) fn for_products(&self, weight: &Tensor) -> Tensor {
         let rounded = weight.to_kind(self.precision.kind());
-        rounded.to_kind(self.precision.weight_kind(self.device))
+        self.hold(rounded.to_kind(self.precision.weight_kind(self.device)))
     }
 }
 
@@ -235,7 +257,7 @@ impl Neck {
         Ok(Self {
             reduce,
             norm1: LayerNorm::load(&source.at("1"), LAYER_NORM_2D_EPS)?,
-            conv: bchw(&bhwc(&conv).contiguous()),
+            conv: source.hold(bchw(&bhwc(&conv).contiguous())),
             norm2: LayerNorm::load(&source.at("3"), LAYER_NORM_2D_EPS)?,
         })
     }

@@ -30,7 +30,7 @@ impl MaskDecoder {
         };
         let iou_head = source.at("iou_prediction_head");
         Ok(Self {
-            output_tokens: Tensor::cat(&tokens, 0),
+            output_tokens: source.hold(Tensor::cat(&tokens, 0)),
             transformer: TwoWayTransformer::load(&source.at("transformer"), image_pe)?,
             upscaling: Upscaling::load(&source.at("output_upscaling"))?,
             hypernetworks: (0..NUM_SAM_MASK_TOKENS).map(mlp).collect::<Result<_, _>>()?,
@@ -92,11 +92,11 @@ struct Upscaling {
 impl Upscaling {
     fn load(source: &Source<'_>) -> Result<Self, WeightsError> {
         Ok(Self {
-            first: upscale_weight(&source.tensor("0.weight")?),
-            first_bias: source.tensor("0.bias")?.repeat([4]),
+            first: source.hold(upscale_weight(&source.tensor("0.weight")?)),
+            first_bias: source.hold(source.tensor("0.bias")?.repeat([4])),
             norm: LayerNorm::load(&source.at("1"), LAYER_NORM_2D_EPS)?,
-            second: upscale_weight(&source.tensor("3.weight")?),
-            second_bias: source.tensor("3.bias")?.repeat([4]),
+            second: source.hold(upscale_weight(&source.tensor("3.weight")?)),
+            second_bias: source.hold(source.tensor("3.bias")?.repeat([4])),
         })
     }
 

@@ -1,13 +1,11 @@
 //! The whole model.
 
-use std::collections::BTreeMap;
-
-use tch::{Device, Kind, Tensor, no_grad};
+use tch::{Device, Tensor, no_grad};
 
 use super::StateDict;
 use super::config::{EncoderConfig, NUM_SAM_MASK_TOKENS};
 use super::encoders::Encoders;
-use super::layers::{Source, bchw, bhwc, shuffle_subpixels};
+use super::layers::{Held, Source, bchw, bhwc, shuffle_subpixels};
 use super::load::{HqInit, complete, random};
 use super::mask_decoder::MaskDecoder;
 use super::mask_decoder_hq::MaskDecoderHq;
@@ -103,6 +101,8 @@ pub struct SamHq {
     state: StateDict,
     encoders: Encoders,
     mask_decoder: MaskDecoder,
+    /// What the mask decoder holds.
+    held: Held,
     mask_decoder_hq: MaskDecoderHq,
 }
 
@@ -136,7 +136,15 @@ impl SamHq {
         let encoders = Encoders::load(config, &state, Precision::default(), device)?;
         let mask_decoder = MaskDecoder::load(&source.at("mask_decoder"), &encoders.dense_pe())?;
         let mask_decoder_hq = MaskDecoderHq::load(&state, &hq_specs(config), device)?;
-        Ok(Self { config: config.clone(), device, encoders, mask_decoder, mask_decoder_hq, state })
+        Ok(Self {
+            config: config.clone(),
+            device,
+            encoders,
+            mask_decoder,
+            held: source.held(),
+            mask_decoder_hq,
+            state,
+        })
     }
 
     /// The same model with its frozen encoder in `precision`; its features stay float32.
@@ -257,19 +265,17 @@ impl SamHq {
         parameters.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())).collect()
     }
 
-    /// The sum of the bits of every frozen tensor, by name: equal sums before and after training show
-    /// that it changed nothing but the HQ parameters.
-    pub fn frozen_checksums(&self) -> BTreeMap<String, i64> {
+    /// Every frozen tensor, sharing storage with the model: those that compute by the part that holds
+    /// them (on the device, in the encoder's precision, batch norms folded, tables laid out), then
+    /// those of [`SamHq::state_dict`] by name, which are the same memory only where nothing was
+    /// converted.
+    pub(crate) fn frozen_tensors(&self) -> Vec<(String, Tensor)> {
+        let mut tensors = self.encoders.held();
         let trained = self.mask_decoder_hq.parameters();
-        let frozen = self.state.iter().filter(|(name, _)| !trained.iter().any(|(n, _)| n == *name));
-        let sum = |tensor: &Tensor| {
-            let bits = match tensor.kind() {
-                Kind::Float => tensor.view_dtype(Kind::Int),
-                _ => tensor.shallow_clone(),
-            };
-            bits.sum(Kind::Int64).int64_value(&[])
-        };
-        frozen.map(|(name, tensor)| (name.clone(), sum(tensor))).collect()
+        let state = self.state.iter().filter(|(name, _)| !trained.iter().any(|(n, _)| n == *name));
+        let others = self.held.iter().map(|(part, tensor)| (part, tensor)).chain(state);
+        tensors.extend(others.map(|(name, tensor)| (name.clone(), tensor.shallow_clone())));
+        tensors
     }
 
     /// Every tensor under its published name: the frozen ones as loaded, the trained ones as they

@@ -171,11 +171,11 @@ impl AttentionBlock {
         let norm = LayerNorm::load(&attn.at("norm"), LAYER_NORM_EPS)?;
         let qkv = Linear::load(&attn.at("qkv"))?;
         Ok(Self {
-            padding_qkv: qkv.forward(&norm.bias),
+            padding_qkv: attn.hold(qkv.forward(&norm.bias)),
             norm,
             qkv,
             proj: Linear::load(&attn.at("proj"))?,
-            bias: window_bias(&attn.tensor("attention_biases")?, window_size),
+            bias: attn.hold(window_bias(&attn.tensor("attention_biases")?, window_size)),
             local_conv: FoldedConv::load(&source.at("local_conv"))?,
             mlp_norm: LayerNorm::load(&mlp.at("norm"), LAYER_NORM_EPS)?,
             fc1: Linear::load(&mlp.at("fc1"))?,

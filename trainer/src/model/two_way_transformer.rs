@@ -199,8 +199,8 @@ impl ImageProjection {
         let offsets: Vec<Tensor> = projections.iter().map(offset).collect();
         let weights: Vec<&Tensor> = projections.iter().map(|(linear, _)| &linear.weight).collect();
         Ok(Self {
-            weight: Tensor::cat(&weights, 0),
-            offset: Tensor::cat(&offsets, 2),
+            weight: token_to_image.hold(Tensor::cat(&weights, 0)),
+            offset: token_to_image.hold(Tensor::cat(&offsets, 2)),
             parts: weights.iter().map(|weight| weight.size()[0]).collect(),
         })
     }

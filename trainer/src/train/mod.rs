@@ -179,8 +179,7 @@ fn run(training: &mut Training<'_>, stop: &dyn Fn() -> bool) -> Result<Outcome, 
             reports = made;
         }
     }
-    training.saved()?;
-    training.assert_frozen()?;
+    training.end()?;
     training.log.finish();
     Ok(Outcome::Finished { reports })
 }

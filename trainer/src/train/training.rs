@@ -224,8 +224,12 @@ impl<'a> Training<'a> {
         );
     }
 
-    pub(super) fn assert_frozen(&self) -> Result<(), TrainError> {
-        self.frozen.check(&self.context.model)
+    /// Ends the run, here or for good: waits for its last checkpoint, where it lies is returned, and
+    /// proves that nothing frozen has changed.
+    pub(super) fn end(&mut self) -> Result<PathBuf, TrainError> {
+        let checkpoint = self.saved()?;
+        self.frozen.check(&self.context.model)?;
+        Ok(checkpoint)
     }
 
     /// Everything to go on from here, sharing no storage with what is trained.
@@ -270,13 +274,13 @@ impl<'a> Training<'a> {
 
     /// Ends on request, with everything saved.
     pub(super) fn stop(&mut self) -> Result<Outcome, TrainError> {
-        let checkpoint = self.saved()?;
+        let checkpoint = self.end()?;
         self.log.stopped(&checkpoint);
         Ok(Outcome::Stopped { checkpoint })
     }
 
     /// Waits until the last checkpoint is written; every rank then knows that it is there.
-    pub(super) fn saved(&mut self) -> Result<PathBuf, TrainError> {
+    fn saved(&mut self) -> Result<PathBuf, TrainError> {
         let path = self.saver.wait()?;
         self.context.data_parallel.barrier()?;
         Ok(path.unwrap_or_else(|| PathBuf::from(&self.config.output)))
