@@ -47,7 +47,7 @@ pub enum ShardError {
         /// The shard's path or key.
         shard: String,
         /// What the store said.
-        source: object_store::Error,
+        source: Box<object_store::Error>,
     },
     /// A column is absent or of another type.
     #[error("shard {shard}: {message}")]
@@ -87,7 +87,7 @@ impl ShardError {
         let shard = shard.to_string();
         match source {
             ParquetError::External(error) => match error.downcast::<object_store::Error>() {
-                Ok(source) => Self::Store { shard, source: *source },
+                Ok(source) => Self::Store { shard, source },
                 Err(error) => Self::Parquet { shard, source: ParquetError::External(error) },
             },
             source => Self::Parquet { shard, source },
@@ -99,7 +99,7 @@ impl ShardError {
     #[must_use]
     pub fn is_of_the_place(&self) -> bool {
         matches!(self, Self::Store { source, .. }
-            if !matches!(source, object_store::Error::NotFound { .. }))
+            if !matches!(**source, object_store::Error::NotFound { .. }))
     }
 
     pub(crate) fn schema(shard: impl ToString, message: &impl ToString) -> Self {
