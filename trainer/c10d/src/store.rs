@@ -8,8 +8,8 @@ use crate::ffi::StoreHandle;
 
 /// How often the list of ranks that signed in is read again.
 const POLL: Duration = Duration::from_millis(50);
-/// How long rank 0 keeps the store open after it gave up waiting.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// How long rank 0 keeps the store open after it gave up waiting, if ranks do not hear of it sooner.
+const FAREWELL: Duration = Duration::from_secs(3);
 /// Set by rank 0 when it gave up waiting.
 const GAVE_UP: &str = "gave_up";
 
@@ -65,11 +65,7 @@ impl Rendezvous<'_> {
             }
             let told = store.get(GAVE_UP).map_err(|reason| self.unreachable(reason))?.is_some();
             if told || Instant::now() >= deadline {
-                if self.rank == 0 {
-                    // The store ends with this rank: let the others learn why first.
-                    store.set(GAVE_UP, "1").map_err(|reason| self.unreachable(reason))?;
-                    std::thread::sleep(FAREWELL);
-                }
+                self.give_up(store, &missing).map_err(|reason| self.unreachable(reason))?;
                 return Err(C10dError::MissingRanks {
                     rank: self.rank,
                     joined: self.world_size - missing.len(),
@@ -80,6 +76,21 @@ impl Rendezvous<'_> {
             }
             std::thread::sleep(POLL);
         }
+    }
+
+    /// The store ends with rank 0: the others learn first why.
+    fn give_up(&self, store: &StoreHandle, missing: &[usize]) -> Result<(), String> {
+        if self.rank != 0 {
+            return store.set(&told(self.rank), "1");
+        }
+        store.set(GAVE_UP, "1")?;
+        let deadline = Instant::now() + FAREWELL;
+        for peer in (1..self.world_size).filter(|peer| !missing.contains(peer)) {
+            while store.get(&told(peer))?.is_none() && Instant::now() < deadline {
+                std::thread::sleep(POLL);
+            }
+        }
+        Ok(())
     }
 
     /// The address from which this machine sends to the master, and the master's.
@@ -121,6 +132,11 @@ fn own_address(own: IpAddr, masters: &[IpAddr]) -> IpAddr {
 
 fn joined(rank: usize) -> String {
     format!("joined/{rank}")
+}
+
+/// Set by a rank that knows that rank 0 gave up.
+fn told(rank: usize) -> String {
+    format!("told/{rank}")
 }
 
 #[cfg(test)]
