@@ -37,7 +37,7 @@ fn run(folder: &Path, name: &str, settings: &[&str], stop: bool) {
             break;
         }
     }
-    assert_eq!(starts, if stop { 6 } else { 1 }, "a start a step");
+    assert_eq!(starts, if stop { 7 } else { 1 }, "a start a step, one for the last evaluation");
 }
 
 /// Weights and moments, losses, evaluation.

@@ -139,7 +139,10 @@ fn run(training: &mut Training<'_>, stop: &dyn Fn() -> bool) -> Result<Outcome, 
 
     let mut reports = Vec::new();
     if training.owes_evaluation()? {
-        let Some(made) = training.evaluate(stop)? else { return training.stop() };
+        // A request from before this start does not end it: starts that did nothing would never end.
+        let asked_before = stop();
+        let stop_now = || !asked_before && stop();
+        let Some(made) = training.evaluate(&stop_now)? else { return training.stop() };
         reports = made;
     }
     loop {
