@@ -148,10 +148,12 @@ def main() -> None:
 
     sam = load(arguments.model_type, arguments.model)
     side = sam.image_encoder.img_size
-    encoder = Encoder(sam.image_encoder)
+    # Exporting leaves a module in the mode that it says it is in, and a new one says training, in
+    # which TinyViT's batch norms compute something else.
+    encoder = Encoder(sam.image_encoder).eval()
     decoder = SamOnnxModel(
         sam, hq_token_only=not arguments.sum, multimask_output=arguments.multimask_output
-    )
+    ).eval()
     generator = torch.Generator().manual_seed(1)
     images = [{"image": torch.randn(1, 3, side, side, generator=generator)} for _ in range(2)]
     points = {"point_coords": {1: "num_points"}, "point_labels": {1: "num_points"}}
