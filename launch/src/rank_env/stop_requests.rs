@@ -51,7 +51,7 @@ pub fn watch_stop_requests(
 }
 
 /// A flag that the first request sets; a further one ends the process at once, with 128 and the
-/// signal as its exit code. SIGHUP does nothing from now on: see [`ignore_hang_up`].
+/// signal as its exit code. SIGHUP does nothing from now on: see `ignore_hang_up`.
 ///
 /// # Errors
 /// The signals cannot be watched.
