@@ -11,7 +11,9 @@ set -euo pipefail
 # A job that is queued again, or submitted again, goes on; where there is no run it begins. A command
 # behind `--` has to see to that itself.
 [[ ${1:-} == -- ]] || set -- --resume "$@"
-head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
+# Not through `head`, whose early end would end `scontrol`, and so this script, now and then.
+hosts=$(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=${hosts%%$'\n'*}
 # LAUNCH_RANKS: `--procs 2`, say, where there are no GPUs.
 export LAUNCH=${LAUNCH:-launch} LAUNCH_RANKS=${LAUNCH_RANKS:---gpus auto} HEAD=$head:29400
 srun --kill-on-bad-exit=0 bash -c '

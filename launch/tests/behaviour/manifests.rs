@@ -7,7 +7,7 @@ use std::process::Command;
 use serde_json::Value;
 
 use crate::starters::{STEPS, assert_all_done, assert_arguments, free_port, hqsam, python};
-use crate::support::{end, exchange, spawn, stderr};
+use crate::support::{end, exchange, install, spawn, stderr};
 
 /// The repository, where the manifests' paths begin.
 fn root() -> &'static Path {
@@ -78,7 +78,7 @@ fn the_indexed_job_starts_our_launchers() {
     let (spec, folder) = (&job["spec"], tempfile::tempdir().unwrap());
     let _ = hqsam(folder.path());
     // The launcher starts the `hqsam` beside it.
-    std::fs::copy(env!("CARGO_BIN_EXE_launch"), folder.path().join("launch")).unwrap();
+    install(env!("CARGO_BIN_EXE_launch").as_ref(), &folder.path().join("launch"));
     assert_eq!(spec["completions"], spec["parallelism"], "all pods at once");
     let pods = spec["completions"].as_u64().unwrap();
     let start = |index: u64| {

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    PATIENCE, Running, end, launch, line, runs, script, send, spawn, stderr, stdout, wait_for,
+    PATIENCE, Running, end, install, launch, line, runs, script, send, spawn, stderr, stdout, wait_for,
 };
 
 #[test]
@@ -245,7 +245,7 @@ fn wrong_arguments_are_refused() {
 fn a_configuration_runs_the_trainer_beside_the_launcher() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    std::fs::copy(env!("CARGO_BIN_EXE_launch"), at("launch")).unwrap();
+    install(env!("CARGO_BIN_EXE_launch").as_ref(), &at("launch"));
     std::fs::write(at("hqsam"), "#!/bin/sh\necho \"$HQSAM_DEVICE $*\"\n").unwrap();
     std::fs::write(at("c.toml"), "").unwrap();
     assert!(

@@ -6,11 +6,10 @@
 //! it sets, Kubernetes in `manifests`.
 
 use std::net::TcpListener;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::support::{end, exchange, launch, skip, spawn, stderr, stdout};
+use crate::support::{end, exchange, install, launch, skip, spawn, stderr, stdout};
 
 pub(crate) const STEPS: &str = "20";
 
@@ -28,9 +27,9 @@ pub(crate) fn free_port() -> String {
 }
 
 fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
-    let path = folder.join(name);
-    std::fs::write(&path, text).unwrap();
-    std::fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+    let (path, plain) = (folder.join(name), folder.join(format!("{name}.text")));
+    std::fs::write(&plain, text).unwrap();
+    install(&plain, &path);
     path
 }
 
@@ -158,9 +157,9 @@ fn the_batch_script_starts_launchers() {
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
     script(folder.path(), "srun", SRUN_NODES);
-    script(folder.path(), "scontrol", "#!/bin/sh\necho 127.0.81.20\necho 127.0.81.21\n");
+    script(folder.path(), "scontrol", "#!/bin/sh\necho 127.0.81.20\nsleep 0.1\necho 127.0.81.21\n");
     // The launcher starts the `hqsam` beside it.
-    std::fs::copy(env!("CARGO_BIN_EXE_launch"), at("launch")).unwrap();
+    install(env!("CARGO_BIN_EXE_launch").as_ref(), &at("launch"));
     std::fs::write(at("c.toml"), "").unwrap();
     let exchange = exchange();
     let notes = tempfile::tempdir().unwrap();

@@ -12,6 +12,13 @@ pub(crate) fn launch(arguments: &[&str]) -> Command {
     command
 }
 
+/// Copies a program, in another process: this one has threads that start processes, and what a child
+/// has just inherited open for writing cannot be run ("Text file busy").
+pub(crate) fn install(from: &Path, to: &Path) {
+    let status = Command::new("install").args(["-m", "755"]).args([from, to]).status();
+    assert!(status.unwrap().success(), "{} to {}", from.display(), to.display());
+}
+
 /// Ranks of a shell script.
 pub(crate) fn script(procs: &str, script: &str) -> Command {
     launch(&["--procs", procs, "--grace", "2", "--", "sh", "-c", script])

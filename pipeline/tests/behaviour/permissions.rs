@@ -22,7 +22,9 @@ fn shared() -> (Collection, Command) {
     let folder = collection.folder.path();
     allow(folder, 0o777);
     let program = folder.join("hqseg");
-    std::fs::copy(env!("CARGO_BIN_EXE_hqseg"), &program).unwrap();
+    // By another process: a file that a child of this one has inherited open for writing cannot be run.
+    let copied = Command::new("cp").arg(env!("CARGO_BIN_EXE_hqseg")).arg(&program).status();
+    assert!(copied.unwrap().success());
     let mut command = Command::new(program);
     if rustix::process::geteuid().is_root() {
         command.uid(NOBODY).gid(NOBODY);

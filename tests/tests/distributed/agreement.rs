@@ -1,8 +1,8 @@
 //! Ranks, and a run and its checkpoint, that do not fit together: what differs is named, with both
 //! values.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use tests::{fail, program, save_tiny_sam, tiny_of};
 use trainer::run::file_sha256;
@@ -13,9 +13,10 @@ use crate::folder;
 /// The same program as another build of the same version: its file has a byte more.
 fn other_build(folder: &Path) -> PathBuf {
     let path = folder.join("hqsam");
-    std::fs::copy(program("hqsam"), &path).unwrap();
-    let mut file = std::fs::File::options().append(true).open(&path).unwrap();
-    file.write_all(&[0]).unwrap();
+    // By another process: a file that a child of this one has inherited open for writing cannot be run.
+    let script = r#"cp "$0" "$1" && printf '\0' >> "$1""#;
+    let copied = Command::new("sh").args(["-c", script]).args([&program("hqsam"), &path]).status();
+    assert!(copied.unwrap().success());
     path
 }
 
