@@ -53,7 +53,7 @@ step "exporting"
 [ -e "$run/hqsam.pth" ] || "$bin/hqsam" export "$run" --format pth
 
 step "predicting one mask"
-image=$(find -L "$raw" -iname '*.jpg' | LC_ALL=C sort | head -n 1)
+image=$(find -L "$raw" -iname '*.jpg' | LC_ALL=C sort | sed -n 1p)
 "$bin/hqsam" predict "$run/hqsam.pth" "$image" --box 10%,10%,90%,90% \
     --output "$demo/mask.png" --overlay "$demo/overlay.png"
 

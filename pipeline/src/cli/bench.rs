@@ -77,6 +77,8 @@ struct StreamSpeed {
     resident_mib_by_epoch: Vec<u64>,
     /// The most memory that was resident at any time, MiB.
     peak_resident_mib: u64,
+    /// Batches for which memory was taken after the start of the stream.
+    extra_buffers: usize,
 }
 
 pub(super) fn run(arguments: &BenchArguments) -> CliResult {
@@ -109,6 +111,7 @@ pub(super) fn run(arguments: &BenchArguments) -> CliResult {
         times_decoding: sample_ms / (decode_image_ms + decode_mask_ms),
         resident_mib_by_epoch: streamed.resident_mib_by_epoch,
         peak_resident_mib: status_mib("VmHWM:"),
+        extra_buffers: streamed.extra_buffers,
     };
     let mut out = io::stdout().lock();
     if arguments.json {
@@ -169,6 +172,7 @@ struct Streamed {
     seconds: f64,
     cpu_seconds: f64,
     resident_mib_by_epoch: Vec<u64>,
+    extra_buffers: usize,
 }
 
 /// Streams after one batch that is not counted. Batches are taken and dropped, so nothing but the
@@ -201,6 +205,7 @@ fn stream(
         seconds: started.elapsed().as_secs_f64(),
         cpu_seconds: cpu_seconds() - cpu_started,
         resident_mib_by_epoch,
+        extra_buffers: stream.extra_buffers(),
     })
 }
 

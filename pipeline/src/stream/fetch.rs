@@ -14,7 +14,7 @@ use crate::workers::{MAX_THREADS, Slot, WorkerThreads, Workers};
 /// Reads that wait for storage at once, for each decoding thread.
 const READS_PER_THREAD: usize = 4;
 /// Prepared samples that may wait for the consumer, for each decoding thread.
-const SAMPLES_PER_THREAD: usize = 2;
+pub(super) const SAMPLES_PER_THREAD: usize = 2;
 
 /// Prepared samples of a list of rows, in order.
 pub(super) struct Samples<T> {

@@ -17,16 +17,17 @@
 //! pixel: image and mask), and which keeps `P` finished batches ready, holds at most
 //!
 //! ```text
-//! 4 S S (B (P + 3) + 2 T)  batches: P ready, one in the making, one waiting to be ready, one at
-//!                          the consumer; and samples that wait for their batch
+//! 4 S S B (P + 2 + 2 T / B)  batches, a broken number rounded up: P ready, one that waits to be
+//!                          ready, one at the consumer, and those of the samples ahead
 //! + T D                    pictures at work; D is what decoding the largest picture takes, about
 //!                          8 bytes a pixel of its file
 //! + (6 T + 1) F            stored rows, F bytes each: 4 T read ahead and 2 T queued
 //! + footers of the shards  about 1 KB a row that has been near a read
 //! ```
 //!
-//! whatever the number of samples and epochs. The memory of a batch is used again once the batch
-//! is dropped. As published (S = 1024) with B = 8, P = 2, T = 2 that is 176 MiB and the pictures.
+//! whatever the number of samples and epochs. The batches' part is taken at the start and used again,
+//! each once the batch in it is dropped; a consumer that holds more than one has more made. As
+//! published (S = 1024) with B = 8, P = 2, T = 2 that is 160 MiB and the pictures.
 
 mod cache;
 mod dataset;

@@ -1,9 +1,11 @@
 //! The memory of batches. Samples are written straight into their places in it, by several threads
 //! at once, and it is used again once a batch is dropped: fresh memory would cost a page fault for
-//! every 4 KiB.
+//! every 4 KiB. All of it is taken at the start. Taken when needed, it would grow to the same, but only
+//! after the first moment, epochs later maybe, at which every batch that may be alive is.
 
 use std::fmt;
 use std::ops::Deref;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::BytesMut;
@@ -73,18 +75,32 @@ pub(super) struct Pool {
     length: usize,
     most_kept: usize,
     free: Mutex<Vec<BytesMut>>,
+    /// Buffers beside those of the start, over the life of the pool.
+    extra: AtomicUsize,
 }
 
 impl Pool {
-    /// A pool of buffers of `length` bytes that keeps at most `most_kept` of them.
-    pub(super) fn new(length: usize, most_kept: usize) -> Arc<Self> {
-        Arc::new(Self { length, most_kept, free: Mutex::default() })
+    /// A pool of `count` buffers of `length` bytes. More are made when they are asked for; one of
+    /// those is kept, for a consumer that takes the next batch before it drops the last.
+    pub(super) fn new(length: usize, count: usize) -> Arc<Self> {
+        let free = (0..count).map(|_| resident(length)).collect();
+        let extra = AtomicUsize::new(0);
+        Arc::new(Self { length, most_kept: count + 1, free: Mutex::new(free), extra })
     }
 
     /// A buffer with anything in it.
     fn take(&self) -> BytesMut {
         let kept = self.free.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        kept.unwrap_or_else(|| BytesMut::zeroed(self.length))
+        kept.unwrap_or_else(|| {
+            self.extra.fetch_add(1, Ordering::Relaxed);
+            BytesMut::zeroed(self.length)
+        })
+    }
+
+    /// Buffers that had to be made since the start: 0 while its user holds no more batches than it
+    /// was made for.
+    pub(super) fn extra(&self) -> usize {
+        self.extra.load(Ordering::Relaxed)
     }
 
     fn give(&self, bytes: BytesMut) {
@@ -94,6 +110,13 @@ impl Pool {
             free.push(bytes);
         }
     }
+}
+
+/// A buffer that is there: of memory that is zero, the system gives each page when it is written.
+fn resident(length: usize) -> BytesMut {
+    let mut bytes = BytesMut::with_capacity(length);
+    bytes.resize(length, u8::MAX);
+    bytes
 }
 
 /// Hands out the places of batches, one sample after the other.
@@ -153,7 +176,8 @@ mod tests {
         let pool = Pool::new(6, 1);
         let mut places = Places::new(&pool, 2);
         let buffers: Vec<PixelBuffer> = (0..3).map(|_| fill(&mut places, &pool, 0)).collect();
+        assert_eq!(pool.extra(), 2);
         drop(buffers);
-        assert_eq!(pool.free.lock().unwrap().len(), 1);
+        assert_eq!(pool.free.lock().unwrap().len(), 2);
     }
 }

@@ -16,7 +16,7 @@ pub use self::check::MAX_PREFETCH_BATCHES;
 use self::check::check;
 use super::StreamError;
 use super::dataset::Dataset;
-use super::fetch::{Samples, broken};
+use super::fetch::{SAMPLES_PER_THREAD, Samples, broken};
 use super::pixels::{PixelBuffer, Places, Pool};
 use super::sample::{DecodeMode, Place, SampleRecipe, TrainSample, prepare};
 
@@ -122,6 +122,7 @@ pub struct TrainStream {
     steps_per_epoch: u64,
     steps_left: u64,
     dataset: Arc<Dataset>,
+    pools: Arc<Pools>,
 }
 
 impl TrainStream {
@@ -157,7 +158,7 @@ impl TrainStream {
             start.epoch * steps_per_epoch + start.step..end_epoch.saturating_mul(steps_per_epoch);
         let steps_left = steps.end.saturating_sub(steps.start);
         let sample_recipe = SampleRecipe::from(&recipe);
-        let pools = Pools::new(&recipe, plan.slice.len());
+        let pools = Arc::new(Pools::new(&recipe, plan.slice.len(), threads, steps_left));
         let mut places = pools.places(recipe.output_size);
         let samples = Samples::start(
             &dataset,
@@ -169,6 +170,7 @@ impl TrainStream {
         )?;
         let (sender, receiver) = sync_channel(recipe.prefetch_batches.max(1));
         let (location, output_size) = (dataset.location().to_owned(), recipe.output_size);
+        let kept = Arc::clone(&pools);
         let assembler = std::thread::Builder::new()
             .name("hqseg-batch".to_owned())
             .spawn(move || plan.assemble(steps, &pools, output_size, samples, &sender, &location))
@@ -182,6 +184,7 @@ impl TrainStream {
             steps_per_epoch,
             steps_left,
             dataset,
+            pools: kept,
         })
     }
 
@@ -210,6 +213,13 @@ impl TrainStream {
     #[must_use]
     pub fn steps_per_epoch(&self) -> u64 {
         self.steps_per_epoch
+    }
+
+    /// Batches for which memory had to be taken after the start, over the life of the stream: 0
+    /// while the consumer drops each batch before it takes the next.
+    #[must_use]
+    pub fn extra_buffers(&self) -> usize {
+        self.pools.images.extra().max(self.pools.masks.extra())
     }
 }
 
@@ -314,11 +324,14 @@ struct Pools {
 }
 
 impl Pools {
-    fn new(recipe: &TrainRecipe, num_samples: usize) -> Self {
+    fn new(recipe: &TrainRecipe, num_samples: usize, threads: usize, steps: u64) -> Self {
         let pixels = recipe.output_size * recipe.output_size * num_samples;
-        // Those that can be free at once: one for each batch that is ready, made or consumed.
-        let most_kept = recipe.prefetch_batches.max(1) + 2;
-        Self { images: Pool::new(pixels * 3, most_kept), masks: Pool::new(pixels, most_kept) }
+        // The batches that are ready, one that is complete and waits to be, one at the consumer, and
+        // those that the samples ahead of them belong to.
+        let ahead = (threads.max(1) * SAMPLES_PER_THREAD).div_ceil(num_samples.max(1));
+        let most = recipe.prefetch_batches.max(1) + 2 + ahead;
+        let count = most.min(usize::try_from(steps).unwrap_or(most));
+        Self { images: Pool::new(pixels * 3, count), masks: Pool::new(pixels, count) }
     }
 
     fn places(&self, output_size: usize) -> (Places, Places) {

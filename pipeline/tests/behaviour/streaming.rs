@@ -1,6 +1,7 @@
 //! Streams: the same samples, pixels and prompts whatever the threads, ranks and restarts.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use dataset::augment::LargeScaleJitter;
 use dataset::order::World;
@@ -215,6 +216,32 @@ fn a_batch_that_is_kept_stays_as_it_was() {
     // The others are dropped at once, and their memory is written over.
     while stream.next_batch().unwrap().is_some() {}
     assert!(kept == expected[0]);
+}
+
+#[test]
+fn the_memory_of_batches_is_taken_at_the_start() {
+    let (_collection, dataset) = built();
+    let (world, start) = (World::new(0, 1).unwrap(), Position::default());
+    for (global_batch, threads, prefetch_batches) in [(1, 1, 1), (1, 3, 2), (3, 2, 1), (5, 2, 3)] {
+        let recipe = TrainRecipe { global_batch, threads, prefetch_batches, ..recipe() };
+        let mut stream =
+            TrainStream::new(Arc::clone(&dataset), recipe.clone(), world, start, 40).unwrap();
+        // Slow at times, so that everything that may be prepared is.
+        let mut taken = 0;
+        while let Some(batch) = stream.next_batch().unwrap() {
+            taken += 1;
+            if taken % 20 == 0 {
+                std::thread::sleep(Duration::from_millis(30));
+            }
+            drop(batch);
+        }
+        assert!(taken >= 120);
+        assert_eq!(stream.extra_buffers(), 0, "{recipe:?}");
+        // Of what a consumer holds there is no end.
+        let mut stream = TrainStream::new(Arc::clone(&dataset), recipe, world, start, 40).unwrap();
+        let held: Vec<Batch> = std::iter::from_fn(|| stream.next_batch().unwrap()).collect();
+        assert!(stream.extra_buffers() > 100, "{} of {}", stream.extra_buffers(), held.len());
+    }
 }
 
 #[test]
