@@ -1,11 +1,9 @@
 //! A rank's signs of life.
 
-use std::fmt::Display;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -29,7 +27,14 @@ pub struct Heartbeat(Option<Arc<Beats>>);
 #[derive(Debug)]
 struct Beats {
     file: File,
-    count: AtomicU64,
+    last: Mutex<Last>,
+}
+
+/// The last beat.
+#[derive(Debug, Default)]
+struct Last {
+    count: u64,
+    step: Option<u64>,
 }
 
 impl Heartbeat {
@@ -38,18 +43,17 @@ impl Heartbeat {
         let file = std::env::var_os(HEARTBEAT_FILE).and_then(|path| {
             File::options().write(true).create(true).truncate(false).open(path).ok()
         });
-        Self(file.map(|file| Arc::new(Beats { file, count: AtomicU64::new(0) })))
+        Self(file.map(|file| Arc::new(Beats { file, last: Mutex::default() })))
     }
 
     /// Says that this rank is at `step`, counted over all epochs and restarts.
     pub fn beat(&self, step: u64) {
-        self.write(step);
+        self.write(Some(step));
     }
 
     /// Says that this rank lives; its step is the one it named last, if it did.
     pub fn live(&self) {
-        // No number: the launcher keeps the one that it read before.
-        self.write("-");
+        self.write(None);
     }
 
     /// Lives until what it returns is dropped, for at most half an hour: for work that cannot beat
@@ -74,9 +78,14 @@ impl Heartbeat {
         Beating(thread.ok().map(|thread| (end, thread)))
     }
 
-    fn write(&self, step: impl Display) {
+    fn write(&self, step: Option<u64>) {
         let Some(beats) = &self.0 else { return };
-        let count = beats.count.fetch_add(1, Ordering::Relaxed);
+        let mut last = beats.last.lock().unwrap_or_else(PoisonError::into_inner);
+        last.count += 1;
+        // Repeated by every later beat: the launcher, who looks now and then, may not have read it.
+        last.step = step.or(last.step);
+        let step = last.step.map_or_else(|| "-".to_owned(), |step| step.to_string());
+        let count = last.count;
         // Of one width, so that a beat overwrites the one before. A beat that cannot be written
         // must not end a training.
         let _ = beats.file.write_all_at(format!("{step:>20} {count:20}\n").as_bytes(), 0);
@@ -94,5 +103,30 @@ impl Drop for Beating {
             // It only waits for this.
             let _ = thread.join();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sign_of_life_repeats_the_last_step() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let last = Mutex::default();
+        let heartbeat = Heartbeat(Some(Arc::new(Beats { file: file.reopen().unwrap(), last })));
+        let text = || {
+            let text = std::fs::read_to_string(file.path()).unwrap();
+            text.split_whitespace().collect::<Vec<_>>().join(" ")
+        };
+        heartbeat.live();
+        assert_eq!(text(), "- 1");
+        heartbeat.beat(1234);
+        heartbeat.clone().live();
+        assert_eq!(text(), "1234 3");
+        drop(heartbeat.keep_beating());
+        assert_eq!(text(), "1234 4");
+        heartbeat.beat(7);
+        assert_eq!(text(), "7 5");
     }
 }

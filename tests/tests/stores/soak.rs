@@ -10,7 +10,7 @@ use serde_json::Value;
 use tests::{Dice, kill, lines, ranks, resident_bytes, tiny_of};
 use trainer::sample_digest::SampleDigest;
 
-use crate::bucket::{ended, entries, launch_with, newest_in_bucket, newest_in_folder, succeed};
+use crate::bucket::{ended, launch_with, newest_in_bucket, newest_in_folder, succeed};
 use crate::rough_proxy::{RoughProxy, Roughness};
 use crate::servers::{Kind, Server};
 use crate::slow_disk::{SlowDisk, Slowness};
@@ -81,17 +81,9 @@ struct Seen {
     launcher: Vec<Held>,
 }
 
-/// Kills ranks, and looks at what they and the launcher hold. At most twice in a row without a
-/// checkpoint between: rounds that come no further are a crash loop, which the launcher ends.
-fn disturb(
-    launcher: u32,
-    is_over: &mut dyn FnMut() -> bool,
-    log: &Path,
-    newest: &dyn Fn() -> Option<String>,
-    parts: Parts,
-) -> Seen {
+/// Kills ranks, and looks at what they and the launcher hold.
+fn disturb(launcher: u32, is_over: &mut dyn FnMut() -> bool, log: &Path, parts: Parts) -> Seen {
     let (mut dice, mut seen) = (Dice::new(0x5eed), Seen::default());
-    let (mut newest_then, mut stalled) = (None, false);
     let mut furthest = 0;
     let mut next_kill = 5 + dice.below(LONGEST_PEACE);
     while !is_over() {
@@ -109,11 +101,7 @@ fn disturb(
         seen.launcher.extend(launcher_held);
         if step > furthest {
             furthest = step;
-            let is_time = step >= next_kill && parts.may_kill(step) && !ranks.is_empty();
-            let newest_now = if is_time { newest() } else { None };
-            let progressed = newest_now != newest_then;
-            if is_time && (progressed || !stalled) {
-                (newest_then, stalled) = (newest_now, !progressed);
+            if step >= next_kill && parts.may_kill(step) && !ranks.is_empty() {
                 // One of them, or all.
                 match dice.below(4) {
                     0 => ranks.into_iter().for_each(kill),
@@ -271,8 +259,7 @@ fn a_long_training_under_faults_loses_nothing_and_its_memory_stays_flat() {
     environment.extend([("HQSEG_CACHE_DIR", cache), ("HQSEG_CACHE_GIB", CACHE_GIB.to_owned())]);
     let mut launcher = launch_with(&environment, folder, &arguments);
     let (pid, log) = (launcher.id(), folder.join("slow/work/steps.jsonl"));
-    let newest = || entries(&server, "run").pop();
-    let seen = disturb(pid, &mut || launcher.try_wait().unwrap().is_some(), &log, &newest, parts);
+    let seen = disturb(pid, &mut || launcher.try_wait().unwrap().is_some(), &log, parts);
     let disturbed = started.elapsed();
     let (succeeded, said) = ended(launcher, folder);
     assert!(succeeded, "{said}");
