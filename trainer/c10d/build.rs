@@ -42,7 +42,7 @@ fn compile(libtorch: &Libtorch) {
         .warnings(false)
         .define("USE_C10D_GLOO", None)
         .include("cpp")
-        .files(["cpp/bridge.cpp", "cpp/device.cpp", "cpp/group_gloo.cpp"]);
+        .files(["cpp/bridge.cpp", "cpp/device.cpp", "cpp/group_gloo.cpp", "cpp/packed.cpp"]);
     for folder in libtorch.includes() {
         build.flag(format!("-isystem{}", folder.display()));
     }

@@ -32,6 +32,8 @@ struct Recorder {
 #[derive(Clone, Copy, Debug)]
 enum Fault {
     Error,
+    /// No permission.
+    Refusal,
     /// The first range lacks its last byte.
     Short,
     /// A bit of the longest range is another one: of the image, where a row is read.
@@ -79,6 +81,10 @@ impl ObjectStore for Recorder {
                 let middle = bytes.len() / 2;
                 bytes[middle] ^= 1;
                 *longest = bytes.into();
+            }
+            Ok(_) if matches!(self.fault, Fault::Refusal) => {
+                let (path, source) = (location.to_string(), "not yours".into());
+                return Err(object_store::Error::PermissionDenied { path, source });
             }
             Ok(_) => {
                 return Err(object_store::Error::Generic { store: "test", source: "flaky".into() });
@@ -172,6 +178,21 @@ fn a_store_that_stays_broken_is_an_error_that_names_shard_and_row() {
     let message = dataset.read_stored("train", 2).unwrap_err().to_string();
     assert!(message.starts_with("row 2 of shards/train-00000-"), "{message}");
     assert!(message.contains("flaky"), "{message}");
+}
+
+#[test]
+fn a_store_that_refuses_is_not_asked_again() {
+    let collection = Collection::new(5);
+    collection.build("out");
+    let (recorder, dataset) = Recorder::open(&collection, 0, Fault::Refusal);
+    dataset.read_stored("train", 0).unwrap();
+    recorder.take();
+    recorder.failures_left.store(usize::MAX, Ordering::Relaxed);
+    let message = dataset.read_stored("train", 2).unwrap_err().to_string();
+    assert!(message.starts_with("row 2 of shards/train-00000-"), "{message}");
+    assert!(message.contains("not yours"), "{message}");
+    let reads = recorder.take();
+    assert!(reads.len() <= 6, "one page of each streamed column at most: {reads:?}");
 }
 
 #[test]

@@ -24,13 +24,15 @@
 //! # }
 //! ```
 //!
-//! [`device`] is what else of libtorch tch does not expose: streams, events, memory of a GPU.
+//! [`device`] and [`packed`] are what else of libtorch tch does not expose: streams, events and memory
+//! of a GPU; linear layers over weights laid out for the processor.
 //!
 //! This package holds the workspace's only unsafe code and only C++.
 
 pub mod device;
 mod error;
 mod ffi;
+pub mod packed;
 mod process_group;
 mod roll_call;
 mod store;

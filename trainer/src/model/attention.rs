@@ -1,20 +1,13 @@
 //! Attention of the ViT encoder: over windows or the whole image, with decomposed relative
 //! positions.
 
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 use super::config::VitConfig;
 use super::dot_product_attention::DotProductAttention;
 use super::layers::{Linear, Source};
 use super::windows::Windows;
 use crate::weights::WeightsError;
-
-/// Values of the position bias that are held at once on a CPU: 16 MiB of float32, which its last
-/// cache keeps between the addition that writes and the attention that reads them. The bias of a
-/// whole global block would be heads * 4096 * 4096 values an image.
-const BIAS_VALUES_CPU: i64 = 1 << 22;
-/// The same on a GPU, where few large calls matter more.
-const BIAS_VALUES_GPU: i64 = 1 << 28;
 
 const NO_BIAS: Option<&Tensor> = None;
 
@@ -40,10 +33,14 @@ impl Attention {
             Some(source.hold(relative_table(&rel_pos, side)))
         };
         let tables = table("rel_pos_h").zip(table("rel_pos_w"));
+        let positions = tables.map(|(table_h, table_w)| {
+            let spread = spreads_by_product(&table_h).then(|| source.hold(spread(side, &table_h)));
+            RelativePositions { table_h, table_w, spread }
+        });
         Ok(Self {
             qkv: Linear::load(&source.at("qkv"))?,
             proj: Linear::load(&source.at("proj"))?,
-            positions: tables.map(|(table_h, table_w)| RelativePositions { table_h, table_w }),
+            positions,
             num_heads: config.num_heads,
             window_size,
         })
@@ -90,7 +87,8 @@ impl Attention {
         let bias = positions.bias(&qkv.select(2, 0), height, width);
         let attention = DotProductAttention::new(q, k, v);
         let attended = qkv.new_empty([batch, tokens, heads, head_dim], (qkv.kind(), qkv.device()));
-        let chunk = Chunk::new([batch, heads, height], width, qkv.device());
+        let values = attention.bias_bytes() / qkv.kind().elt_size_in_bytes() as i64;
+        let chunk = Chunk::new([batch, heads, height], width, values);
         for [images, heads, rows] in chunk.ranges([batch, heads, height]) {
             let queries = (rows.0 * width, rows.1 * width);
             let mask = bias.rows(images, heads, rows);
@@ -109,9 +107,8 @@ type Range = (i64, i64);
 struct Chunk([i64; 3]);
 
 impl Chunk {
-    /// As many of `[batch, heads, height]` as the bias may have values.
-    fn new([batch, heads, height]: [i64; 3], width: i64, device: Device) -> Self {
-        let values = if device == Device::Cpu { BIAS_VALUES_CPU } else { BIAS_VALUES_GPU };
+    /// As many of `[batch, heads, height]` as the bias may have `values`.
+    fn new([batch, heads, height]: [i64; 3], width: i64, values: i64) -> Self {
         let row = width * height * width;
         let rows = (values / row).clamp(1, height);
         let heads = (values / (row * height)).clamp(1, heads);
@@ -140,6 +137,8 @@ struct RelativePositions {
     table_h: Tensor,
     /// (width, d, width): query column, channel, key column
     table_w: Tensor,
+    /// (height + width, height * width), see [`spread`]; where additions are slower.
+    spread: Option<Tensor>,
 }
 
 impl RelativePositions {
@@ -156,8 +155,28 @@ impl RelativePositions {
         RelativeBias {
             by_row: by_row.permute([1, 2, 0, 3, 4]),
             by_column: by_column.permute([1, 2, 3, 0, 4]),
+            spread: self.spread.as_ref().map(Tensor::shallow_clone),
         }
     }
+}
+
+/// Widest window whose biases are spread over its keys by a product.
+const WIDEST_SPREAD: i64 = 32;
+
+/// libtorch adds along the last dimension, of 14 keys in SAM's windows: in bfloat16, a product with
+/// zeros and ones is four times as fast, and the sum of two numbers and zeros the same. In float32
+/// it is slower.
+fn spreads_by_product(table: &Tensor) -> bool {
+    let is_bf16 = (table.kind(), table.device()) == (Kind::BFloat16, Device::Cpu);
+    is_bf16 && table.size()[0] <= WIDEST_SPREAD
+}
+
+/// (2 * side, side * side): what is known of key rows, then of key columns, to keys.
+fn spread(side: i64, like: &Tensor) -> Tensor {
+    let one = Tensor::eye(side, (like.kind(), like.device()));
+    let by_row = one.unsqueeze(2).expand([side, side, side], false);
+    let by_column = one.unsqueeze(1).expand([side, side, side], false);
+    Tensor::cat(&[by_row, by_column], 0).flatten(1, 2)
 }
 
 /// The two terms of the position bias.
@@ -166,6 +185,7 @@ struct RelativeBias {
     by_row: Tensor,
     /// (B, heads, H, W, key columns)
     by_column: Tensor,
+    spread: Option<Tensor>,
 }
 
 impl RelativeBias {
@@ -176,6 +196,11 @@ impl RelativeBias {
         };
         let (by_row, by_column) = (part(&self.by_row), part(&self.by_column));
         let (height, width) = (by_row.size()[4], by_column.size()[4]);
+        if let Some(spread) = &self.spread {
+            let both = Tensor::cat(&[by_row, by_column], 4).view([-1, height + width]);
+            let shape = [images.1, heads.1, rows.1 * width, height * width];
+            return both.matmul(spread).view(shape);
+        }
         // Into memory of its own: a result laid out like `by_row` would have to be copied.
         let shape = [images.1, heads.1, rows.1, width, height, width];
         let mask = by_row.new_empty(shape, (by_row.kind(), by_row.device()));
@@ -186,7 +211,7 @@ impl RelativeBias {
 
 /// (2 * size - 1, d) -> (size, d, size): entry (q, :, k) is the row of `rel_pos` for q - k.
 fn relative_table(rel_pos: &Tensor, size: i64) -> Tensor {
-    let range = Tensor::arange(size, (tch::Kind::Int64, rel_pos.device()));
+    let range = Tensor::arange(size, (Kind::Int64, rel_pos.device()));
     let index = range.unsqueeze(1) - range.unsqueeze(0) + (size - 1);
     let table = rel_pos.index_select(0, &index.flatten(0, 1)).view([size, size, -1]);
     table.transpose(1, 2).contiguous()
@@ -197,16 +222,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_product_spreads_biases_as_an_addition_does() {
+        let random = |size: [i64; 5]| Tensor::randn(size, (Kind::BFloat16, Device::Cpu));
+        let (batch, heads, side) = (2, 3, 5);
+        let added = RelativeBias {
+            by_row: random([batch, heads, side, side, side]),
+            by_column: random([batch, heads, side, side, side]),
+            spread: None,
+        };
+        let spread = RelativeBias {
+            by_row: added.by_row.shallow_clone(),
+            by_column: added.by_column.shallow_clone(),
+            spread: Some(spread(side, &added.by_row)),
+        };
+        let [added, spread] = [added, spread].map(|bias| bias.rows((1, 1), (0, 2), (2, 3)));
+        assert_eq!(spread.size(), [1, 2, 3 * side, side * side]);
+        assert_eq!(spread, added);
+    }
+
+    #[test]
     fn chunks_cover_everything_once_and_stay_within_their_bound() {
+        const VALUES: i64 = 1 << 22;
         for sizes in [[1, 12, 64], [25, 12, 14], [2, 1, 3]] {
-            let chunk = Chunk::new(sizes, sizes[2], Device::Cpu);
+            let chunk = Chunk::new(sizes, sizes[2], VALUES);
             let ranges = chunk.ranges(sizes);
             let count = |ranges: &[[Range; 3]]| -> i64 {
                 ranges.iter().map(|range| range.iter().map(|part| part.1).product::<i64>()).sum()
             };
             assert_eq!(count(&ranges), sizes.iter().product::<i64>());
             let row = sizes[2].pow(3);
-            assert!(ranges.iter().all(|range| count(&[*range]) * row <= BIAS_VALUES_CPU));
+            assert!(ranges.iter().all(|range| count(&[*range]) * row <= VALUES));
         }
     }
 }

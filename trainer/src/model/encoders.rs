@@ -71,7 +71,7 @@ impl Encoders {
         let parts = Parts {
             config: config.clone(),
             image_encoder: ImageEncoder::load(
-                &source.at("image_encoder").in_precision(precision),
+                &source.at("image_encoder").in_precision(precision).without_gradient(),
                 config,
             )?,
             pixel_mean: constant("pixel_mean", &PIXEL_MEAN),

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use tch::{Device, Kind, Tensor};
 
 use super::StateDict;
+pub(crate) use super::linear::Linear;
 use super::precision::Precision;
 use crate::weights::WeightsError;
 
@@ -32,13 +33,24 @@ pub(crate) struct Source<'a> {
     device: Device,
     precision: Precision,
     held: Rc<RefCell<Held>>,
+    without_gradient: bool,
 }
 
 impl<'a> Source<'a> {
     /// Everything in `state`, for a part that computes in float32.
     pub(crate) fn new(state: &'a StateDict, device: Device) -> Self {
         let (prefix, precision) = (String::new(), Precision::Float32);
-        Self { state, prefix, device, precision, held: Rc::default() }
+        Self { state, prefix, device, precision, held: Rc::default(), without_gradient: false }
+    }
+
+    /// The same for a part through which nothing is ever differentiated.
+    pub(crate) fn without_gradient(self) -> Self {
+        Self { without_gradient: true, ..self }
+    }
+
+    /// Whether weights may be kept as CPUs multiply them fastest, in layouts that know no gradient.
+    pub(crate) fn may_pack(&self) -> bool {
+        self.without_gradient && self.device == Device::Cpu
     }
 
     /// The same for a part that computes in `precision`.
@@ -81,15 +93,20 @@ impl<'a> Source<'a> {
     }
 
     /// The tensor called `name` as float32, or nothing.
-    fn optional_float(&self, name: &str) -> Option<Tensor> {
+    pub(crate) fn optional_float(&self, name: &str) -> Option<Tensor> {
         let tensor = self.state.get(&format!("{}{name}", self.prefix))?;
         Some(tensor.to_device(self.device).to_kind(Kind::Float))
     }
 
     /// `weight`, rounded to the part's precision, in the type in which products are taken.
     pub(crate) fn for_products(&self, weight: &Tensor) -> Tensor {
+        self.hold(self.rounded(weight))
+    }
+
+    /// The same where the part does not hold it.
+    pub(crate) fn rounded(&self, weight: &Tensor) -> Tensor {
         let rounded = weight.to_kind(self.precision.kind());
-        self.hold(rounded.to_kind(self.precision.weight_kind(self.device)))
+        rounded.to_kind(self.precision.weight_kind(self.device))
     }
 }
 
@@ -104,28 +121,6 @@ pub(crate) fn conv2d(
 ) -> Tensor {
     let x = x_bchw.to_kind(weight.kind());
     x.conv2d(weight, bias, [stride], [padding], [1], groups).to_kind(x_bchw.kind())
-}
-
-/// `x @ weight.T + bias` over the last dimension.
-pub(crate) struct Linear {
-    /// (outputs, inputs)
-    pub(crate) weight: Tensor,
-    /// (outputs)
-    pub(crate) bias: Option<Tensor>,
-}
-
-impl Linear {
-    pub(crate) fn load(source: &Source<'_>) -> Result<Self, WeightsError> {
-        let weight = source.for_products(&source.float("weight")?);
-        let bias = source.optional_float("bias").map(|bias| source.for_products(&bias));
-        Ok(Self { weight, bias })
-    }
-
-    /// (..., inputs) -> (..., outputs), in the type of `x`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Tensor {
-        let product = x.to_kind(self.weight.kind()).linear(&self.weight, self.bias.as_ref());
-        product.to_kind(x.kind())
-    }
 }
 
 /// Layer norm over the last dimension. On channels-last data it is also
@@ -231,7 +226,7 @@ impl FoldedConv {
     /// A 1x1 convolution as a linear layer over channels-last data.
     pub(crate) fn into_linear(self) -> Linear {
         let outputs = self.weight.size()[0];
-        Linear { weight: self.weight.reshape([outputs, -1]), bias: Some(self.bias) }
+        Linear::plain(self.weight.reshape([outputs, -1]), Some(self.bias))
     }
 
     /// A 3x3 convolution with padding 1, (B, H, W, C) -> (B, H / stride, W / stride, outputs).
@@ -252,7 +247,7 @@ pub(crate) struct Neck {
 impl Neck {
     pub(crate) fn load(source: &Source<'_>) -> Result<Self, WeightsError> {
         let weight = source.for_products(&source.float("0.weight")?);
-        let reduce = Linear { weight: weight.reshape([weight.size()[0], -1]), bias: None };
+        let reduce = Linear::plain(weight.reshape([weight.size()[0], -1]), None);
         let conv = source.for_products(&source.float("2.weight")?);
         Ok(Self {
             reduce,

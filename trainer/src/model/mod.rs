@@ -21,6 +21,7 @@ mod flops;
 mod image_encoder;
 mod init;
 mod layers;
+mod linear;
 mod load;
 mod mask_decoder;
 mod mask_decoder_hq;

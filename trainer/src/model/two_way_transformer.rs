@@ -185,19 +185,20 @@ impl ImageProjection {
         image_to_token: Option<&Source<'_>>,
         image_pe: &Tensor,
     ) -> Result<Self, WeightsError> {
+        let projection = |source: Source<'_>, has_pe: bool| {
+            let (weight, bias) = (source.float("weight")?, source.float("bias")?);
+            let pe = if has_pe { image_pe.shallow_clone() } else { image_pe.zeros_like() };
+            let offset = pe.linear(&weight, Some(&bias));
+            Ok((weight, offset))
+        };
         let mut projections = vec![
-            (Linear::load(&token_to_image.at("k_proj"))?, true),
-            (Linear::load(&token_to_image.at("v_proj"))?, false),
+            projection(token_to_image.at("k_proj"), true)?,
+            projection(token_to_image.at("v_proj"), false)?,
         ];
         if let Some(source) = image_to_token {
-            projections.push((Linear::load(&source.at("q_proj"))?, true));
+            projections.push(projection(source.at("q_proj"), true)?);
         }
-        let offset = |(linear, has_pe): &(Linear, bool)| {
-            let pe = if *has_pe { image_pe.shallow_clone() } else { image_pe.zeros_like() };
-            linear.forward(&pe)
-        };
-        let offsets: Vec<Tensor> = projections.iter().map(offset).collect();
-        let weights: Vec<&Tensor> = projections.iter().map(|(linear, _)| &linear.weight).collect();
+        let (weights, offsets): (Vec<Tensor>, Vec<Tensor>) = projections.into_iter().unzip();
         Ok(Self {
             weight: token_to_image.hold(Tensor::cat(&weights, 0)),
             offset: token_to_image.hold(Tensor::cat(&offsets, 2)),

@@ -145,7 +145,7 @@ mod tests {
         let (_, weight) = held.iter().find(|(name, _)| name == part).unwrap();
         assert_ne!(weight.data_ptr(), model.state_dict()[&format!("{part}.weight")].data_ptr());
         let frozen = Frozen::record(&model).unwrap();
-        let _ = weight.get(0).get(0).g_add_scalar_(1.0);
+        let _ = weight.flatten(0, -1).get(0).g_add_scalar_(1.0);
         let error = frozen.check(&model).unwrap_err().to_string();
         assert_eq!(error, format!("internal error: training changed {part}, which is frozen"));
     }

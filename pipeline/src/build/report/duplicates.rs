@@ -305,14 +305,23 @@ mod tests {
             })
             .collect();
         let mut expected = [0; 2];
+        let mut leaked = BTreeSet::new();
         for (at, left) in facts.iter().enumerate() {
             for right in &facts[at + 1..] {
                 let bits = (left.perceptual_hash ^ right.perceptual_hash).count_ones();
                 expected[usize::from(left.split == right.split)] += u64::from(bits <= 3);
+                if bits <= 3 && left.split != right.split {
+                    let both = [left, right].into_iter();
+                    leaked.extend(
+                        both.filter(|fact| fact.split == TRAIN_SPLIT).map(|fact| &fact.sample_id),
+                    );
+                }
             }
         }
         let found = find(&facts);
         assert!(expected.iter().all(|&pairs| pairs > 100), "{expected:?}");
         assert_eq!([found.across_splits, found.within_sources], expected);
+        assert!(leaked.len() > 30 && leaked.len() < facts.len() / 3 * 2);
+        assert!(leaks(&facts).keys().eq(leaked), "whichever of the two has the smaller hash");
     }
 }
