@@ -87,8 +87,7 @@ impl Attention {
         let bias = positions.bias(&qkv.select(2, 0), height, width);
         let attention = DotProductAttention::new(q, k, v);
         let attended = qkv.new_empty([batch, tokens, heads, head_dim], (qkv.kind(), qkv.device()));
-        let values = attention.bias_bytes() / qkv.kind().elt_size_in_bytes() as i64;
-        let chunk = Chunk::new([batch, heads, height], width, values);
+        let chunk = Chunk::new([batch, heads, height], width, attention.bias_values());
         for [images, heads, rows] in chunk.ranges([batch, heads, height]) {
             let queries = (rows.0 * width, rows.1 * width);
             let mask = bias.rows(images, heads, rows);

@@ -39,3 +39,17 @@ pub(super) fn expected(parts: &[FoundPart]) -> Option<u64> {
     let whole = !parts.is_empty() && parts.iter().all(|part| part.left_out == 0);
     whole.then(|| parts.iter().map(|part| part.published).sum()).flatten()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_of_whole_parts_is_a_number_announced() {
+        let part = |published, left_out| FoundPart { published, left_out, ..FoundPart::default() };
+        assert_eq!(expected(&[part(Some(3), 0), part(Some(4), 0)]), Some(7));
+        assert_eq!(expected(&[part(Some(3), 0), part(Some(4), 1)]), None);
+        assert_eq!(expected(&[part(Some(3), 0), part(None, 0)]), None);
+        assert_eq!(expected(&[]), None);
+    }
+}
