@@ -88,7 +88,6 @@ impl PackedWeight {
     }
 
     /// The bytes that compute, in the order of oneDNN's layout, in the same memory.
-    #[must_use]
     pub fn memory(&self) -> &Tensor {
         &self.memory
     }
