@@ -17,6 +17,7 @@ pub mod config;
 pub mod curve;
 pub mod data_parallel;
 pub mod device;
+pub mod eval_files;
 pub mod evaluate;
 pub mod export;
 pub mod feature_cache;

@@ -2,6 +2,7 @@
 // operators without a declaration in its headers, hence by name.
 #include "packed.h"
 
+#include <memory>
 #include <optional>
 #include <string>
 #include <vector>

@@ -16,10 +16,11 @@ use tch::Device;
 use trainer::checkpoint;
 use trainer::config::{EvalSection, HqOutput};
 use trainer::data_parallel::DataParallel;
+use trainer::eval_files::{write_page, write_report};
 use trainer::evaluate::{EvalContext, Evaluation, PictureWish, Protocol, evaluate};
 use trainer::ranks;
 use trainer::run::{self, OpenModel};
-use trainer::run_log::{evaluation_bar, write_page, write_report};
+use trainer::run_log::evaluation_bar;
 
 #[derive(Args)]
 pub(crate) struct EvalArguments {
