@@ -46,8 +46,27 @@ pub struct RankEnv {
     pub local_world_size: usize,
     /// Host name or address of rank 0.
     pub master_addr: String,
-    /// Port on which rank 0 listens.
+    /// Port on which rank 0 listens, or the first to think of, see `store_port`.
     pub master_port: u16,
+    /// How the ranks know the port on which rank 0 listens.
+    pub store_port: StorePort,
+}
+
+/// How the ranks know the port on which rank 0 listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum StorePort {
+    /// It is `master_port`, which a launcher holds or a user chose.
+    Master,
+    /// The first of these that is free on rank 0's machine; `master_port` is the first one.
+    FirstFree {
+        /// In the order in which they are tried.
+        ports: Vec<u16>,
+        /// Tells this job from others that run on that machine.
+        job: String,
+    },
+    /// Any. At `master_port` torchrun itself listens, with a key-value store (torch's TCPStore) in
+    /// which rank 0 publishes its own port.
+    Published,
 }
 
 /// An environment that only half says who this process is, or contradicts itself.
@@ -108,6 +127,14 @@ pub enum RankEnvError {
         /// The variable.
         processes: String,
     },
+    /// Slurm's list of reserved ports cannot be read.
+    #[error(
+        "SLURM_STEP_RESV_PORTS={value:?} is no list of ports, such as 12000-12003,12010; set MASTER_PORT"
+    )]
+    PortList {
+        /// The list.
+        value: String,
+    },
     /// Slurm's list of nodes cannot be read.
     #[error("SLURM_STEP_NODELIST={value:?} is no list of nodes: {problem}; set MASTER_ADDR")]
     NodeList {
@@ -141,11 +168,11 @@ impl RankEnv {
     /// | Kubernetes indexed job | `JOB_COMPLETION_INDEX`, `WORLD_SIZE` of the template | 0, 1 | of the template |
     /// | Open MPI | `OMPI_COMM_WORLD_RANK`, `_SIZE` | `..._LOCAL_RANK`, `_LOCAL_SIZE` | `mpirun -x`, or this machine |
     /// | MPICH, Intel MPI | `PMI_RANK`, `PMI_SIZE` | `MPI_LOCALRANKID`, `MPI_LOCALNRANKS` | `mpirun -genv`, or this machine |
-    /// | srun | `SLURM_PROCID`, `SLURM_STEP_NUM_TASKS` | `SLURM_LOCALID`, `SLURM_STEP_TASKS_PER_NODE` | the step's first node, a port made of the job's number |
+    /// | srun | `SLURM_PROCID`, `SLURM_STEP_NUM_TASKS` | `SLURM_LOCALID`, `SLURM_STEP_TASKS_PER_NODE` | the step's first node; the step's reserved ports (`SLURM_STEP_RESV_PORTS`), or ports made of the job's number |
     ///
     /// `RANK` and `WORLD_SIZE` alone, outside of a pod and of srun, count all ranks as being on
-    /// this machine. `MASTER_ADDR` and `MASTER_PORT` win wherever they are set; where torchrun listens
-    /// on that port itself, the one after it is used.
+    /// this machine. `MASTER_ADDR` and `MASTER_PORT` win wherever they are set. See [`StorePort`] for
+    /// ports that nobody chose.
     ///
     /// # Errors
     /// As for [`from_env`](Self::from_env).
@@ -156,7 +183,8 @@ impl RankEnv {
         starters::rank_env(&|name| lookup(name).filter(|value| !value.is_empty()))
     }
 
-    /// Puts this environment on a command that is about to start.
+    /// Puts this environment on a command that is about to start. Its rank 0 listens on
+    /// `master_port`.
     pub fn apply_to(&self, command: &mut Command) {
         command
             .env(RANK, self.rank.to_string())

@@ -14,7 +14,7 @@ use crate::job::Job;
 use crate::output::{Tail, forward};
 use crate::processes::Mark;
 use crate::protocol::Plan;
-use crate::rank_env::{HEARTBEAT_FILE, JobEnv, OMP_NUM_THREADS, RankEnv};
+use crate::rank_env::{HEARTBEAT_FILE, JobEnv, OMP_NUM_THREADS, RankEnv, StorePort};
 use crate::terminal::Terminal;
 
 /// Of glibc: how many arenas a process allocates from.
@@ -76,6 +76,7 @@ impl Ranks {
             local_world_size: job.num_ranks,
             master_addr: start.master_addr.to_owned(),
             master_port: plan.master_port,
+            store_port: StorePort::Master,
         };
         env.apply_to(&mut command);
         let env = JobEnv {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use c10d::{Backend, ProcessGroup};
+use c10d::{Backend, ProcessGroup, Rendezvous};
 use dataset::order::World;
-use launch::rank_env::RankEnv;
+use launch::rank_env::{RankEnv, StorePort};
 use tch::Device;
 
 use crate::data_parallel::DataParallel;
@@ -25,15 +25,20 @@ pub fn join(
     };
     let Some(env) = rank_env else { return Ok((world(0, 1)?, DataParallel::single())) };
     let backend = if device.is_cuda() { Backend::Nccl } else { Backend::Gloo };
-    let group = ProcessGroup::new(
-        backend,
-        env.rank,
-        env.world_size,
-        &env.master_addr,
-        env.master_port,
-        timeout,
-    )?;
+    let group = ProcessGroup::new(backend, env.rank, env.world_size, &rendezvous(env), timeout)?;
     Ok((world(env.rank, env.world_size)?, DataParallel::new(group)))
+}
+
+/// Where the ranks of `env` meet.
+fn rendezvous(env: &RankEnv) -> Rendezvous {
+    let port = match &env.store_port {
+        StorePort::Master => c10d::StorePort::Fixed(env.master_port),
+        StorePort::FirstFree { ports, job } => {
+            c10d::StorePort::FirstFree { ports: ports.clone(), job: job.clone() }
+        }
+        StorePort::Published => c10d::StorePort::Published { store: env.master_port },
+    };
+    Rendezvous { address: env.master_addr.clone(), port }
 }
 
 /// Divides the machine's cores among its ranks, where neither `OMP_NUM_THREADS` nor the starter does.

@@ -10,7 +10,7 @@ const ROLE_NAME: &str = "ROLE_NAME";
 const ROLE_RANK: &str = "ROLE_RANK";
 const ROLE_WORLD_SIZE: &str = "ROLE_WORLD_SIZE";
 const RUN_ID: &str = "TORCHELASTIC_RUN_ID";
-pub(super) const RESTART_COUNT: &str = "TORCHELASTIC_RESTART_COUNT";
+const RESTART_COUNT: &str = "TORCHELASTIC_RESTART_COUNT";
 const MAX_RESTARTS: &str = "TORCHELASTIC_MAX_RESTARTS";
 /// "True" where torchrun itself listens on `MASTER_PORT`.
 pub(super) const USE_AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";

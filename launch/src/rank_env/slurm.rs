@@ -43,6 +43,20 @@ pub(super) fn tasks_per_node(list: &str) -> Option<Vec<usize>> {
     Some(tasks)
 }
 
+/// Ports of `12000-12003,12010`, at least one.
+pub(super) fn reserved_ports(list: &str) -> Option<Vec<u16>> {
+    let mut ports = Vec::new();
+    for part in list.trim().split(',') {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let [first, last]: [u16; 2] = [first.parse().ok()?, last.parse().ok()?];
+        if first == 0 || last < first {
+            return None;
+        }
+        ports.extend(first..=last);
+    }
+    Some(ports)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -69,6 +83,15 @@ mod tests {
         assert_eq!(tasks_per_node("1"), Some(vec![1]));
         for list in ["", "x", "2(x", "2(x9999999999)", "2,,1"] {
             assert_eq!(tasks_per_node(list), None, "{list}");
+        }
+    }
+
+    #[test]
+    fn ports_of_every_form() {
+        assert_eq!(reserved_ports("12000-12002,12010"), Some(vec![12000, 12001, 12002, 12010]));
+        assert_eq!(reserved_ports("65535"), Some(vec![65535]));
+        for list in ["", "0-3", "12000-", "12003-12000", "12000,,12001", "70000", "(null)"] {
+            assert_eq!(reserved_ports(list), None, "{list}");
         }
     }
 }

@@ -1,9 +1,9 @@
 //! How launchers other than torchrun tell a process its place.
 
-use super::job_env::{RESTART_COUNT, USE_AGENT_STORE};
-use super::slurm::{first_host, tasks_per_node};
+use super::job_env::USE_AGENT_STORE;
+use super::slurm::{first_host, reserved_ports, tasks_per_node};
 use super::{
-    LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, RANK, RankEnv, RankEnvError,
+    LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, RANK, RankEnv, RankEnvError, StorePort,
     WORLD_SIZE, below, count, invalid, port, size,
 };
 
@@ -25,6 +25,11 @@ const SLURM_STEP_TASKS_PER_NODE: &str = "SLURM_STEP_TASKS_PER_NODE";
 const SLURM_STEP_NODELIST: &str = "SLURM_STEP_NODELIST";
 const SLURM_JOB_ID: &str = "SLURM_JOB_ID";
 const SLURM_STEP_ID: &str = "SLURM_STEP_ID";
+/// How often the job was queued again.
+const SLURM_RESTART_COUNT: &str = "SLURM_RESTART_COUNT";
+/// What `srun --resv-ports`, or a cluster with `MpiParams=ports=...`, keeps free for a step on all of
+/// its nodes.
+const SLURM_STEP_RESV_PORTS: &str = "SLURM_STEP_RESV_PORTS";
 
 /// Open MPI's and Hydra's (MPICH, Intel MPI) rank, size, local rank and local size.
 const OPEN_MPI: [&str; 4] = [
@@ -37,6 +42,10 @@ const HYDRA: [&str; 4] = ["PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID", "MPI_LOCALN
 
 /// Ports for jobs of Slurm that name none: below those that kernels hand out.
 const SLURM_PORTS: std::ops::Range<u64> = 20_000..30_000;
+/// How many of them are tried, and how far apart they lie: jobs that follow each other have
+/// neighbouring first ones.
+const SLURM_TRIED: u64 = 8;
+const SLURM_APART: u64 = 1_013;
 
 /// The value of a variable; `None` where it is absent or empty.
 pub(super) type Lookup<'a> = &'a dyn Fn(&'static str) -> Option<String>;
@@ -112,24 +121,28 @@ pub(super) fn rank_env(lookup: Lookup) -> Result<Option<RankEnv>, RankEnvError> 
         (None, Starter::Mpi(_)) if local_world_size == world_size => "127.0.0.1".to_owned(),
         (None, _) => return Err(RankEnvError::HalfSet { set, missing: MASTER_ADDR }),
     };
-    let master_port = match (lookup(MASTER_PORT), starter) {
-        (Some(text), _) => beside_torchrun(port(MASTER_PORT, &text)?, lookup)?,
-        (None, Starter::Slurm) => slurm_port(lookup)?,
+    let (master_port, store_port) = match (lookup(MASTER_PORT), starter) {
+        (Some(text), _) => (port(MASTER_PORT, &text)?, beside_torchrun(lookup)),
+        (None, Starter::Slurm) => slurm_ports(lookup)?,
         (None, _) => return Err(RankEnvError::HalfSet { set, missing: MASTER_PORT }),
     };
-    Ok(Some(RankEnv { rank, local_rank, world_size, local_world_size, master_addr, master_port }))
+    Ok(Some(RankEnv {
+        rank,
+        local_rank,
+        world_size,
+        local_world_size,
+        master_addr,
+        master_port,
+        store_port,
+    }))
 }
 
-/// torchrun listens on `MASTER_PORT` itself, where torch's ranks are its clients. Ours have a store
-/// of their own on a port beside it, and after a restart beside that.
-fn beside_torchrun(port: u16, lookup: Lookup) -> Result<u16, RankEnvError> {
-    if lookup(USE_AGENT_STORE).as_deref() != Some("True") {
-        return Ok(port);
+/// torchrun may listen on `MASTER_PORT` itself, where torch's ranks are its clients.
+fn beside_torchrun(lookup: Lookup) -> StorePort {
+    match lookup(USE_AGENT_STORE).as_deref() {
+        Some("True") => StorePort::Published,
+        _ => StorePort::Master,
     }
-    let restarts = lookup(RESTART_COUNT).map_or(Ok(0), |text| count(RESTART_COUNT, &text))?;
-    // At most 16, so that the sum leaves the range for the highest ports only.
-    let step = u16::try_from(restarts % 16 + 1).unwrap_or(1);
-    Ok(port.checked_add(step).unwrap_or(port - step))
 }
 
 /// This process among all, and how many there are.
@@ -224,14 +237,31 @@ fn slurm_master(lookup: Lookup) -> Result<String, RankEnvError> {
     first_host(&list).map_err(|problem| RankEnvError::NodeList { value: list, problem })
 }
 
-/// The same port on every rank, and seldom that of another job.
-fn slurm_port(lookup: Lookup) -> Result<u16, RankEnvError> {
+/// The same ports on every rank: those that Slurm keeps for the step, or some of the job's own, of
+/// which rank 0 takes the first that is free.
+fn slurm_ports(lookup: Lookup) -> Result<(u16, StorePort), RankEnvError> {
     let job = needed(SLURM_PROCID, SLURM_JOB_ID, lookup)?;
-    let job = count(SLURM_JOB_ID, &job)? as u64;
-    let step = lookup(SLURM_STEP_ID).and_then(|text| text.parse::<u64>().ok()).unwrap_or(0);
+    let number = count(SLURM_JOB_ID, &job)? as u64;
+    let [step, restarts] =
+        [SLURM_STEP_ID, SLURM_RESTART_COUNT].map(|name| lookup(name).unwrap_or_else(|| "0".into()));
+    let ports = match lookup(SLURM_STEP_RESV_PORTS) {
+        Some(value) => reserved_ports(&value).ok_or(RankEnvError::PortList { value })?,
+        None => own_ports(number, step.parse().unwrap_or(0)),
+    };
+    let first = ports[0];
+    Ok((
+        first,
+        StorePort::FirstFree { ports, job: format!("slurm {job}.{step}, start {restarts}") },
+    ))
+}
+
+fn own_ports(job: u64, step: u64) -> Vec<u16> {
     let range = SLURM_PORTS.end - SLURM_PORTS.start;
-    let number = SLURM_PORTS.start + (job.wrapping_mul(31).wrapping_add(step)) % range;
-    u16::try_from(number).map_err(|_| invalid(SLURM_JOB_ID, &job.to_string(), "a job's number"))
+    let first = job.wrapping_mul(31).wrapping_add(step);
+    (0..SLURM_TRIED)
+        .map(|tried| SLURM_PORTS.start + first.wrapping_add(tried * SLURM_APART) % range)
+        .filter_map(|port| u16::try_from(port).ok())
+        .collect()
 }
 
 fn needed(set: &'static str, name: &'static str, lookup: Lookup) -> Result<String, RankEnvError> {

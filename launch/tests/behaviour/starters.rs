@@ -1,9 +1,10 @@
 //! Ranks that others start, and others' ranks that `launch` starts. Each rank is the example
 //! `exchange`, which only works when all ranks find each other under the right numbers.
 //!
-//! torchrun and torch come from HQSAM_PYTHON, mpirun from PATH; without them these tests are
-//! skipped with a message, that of mpirun unless LAUNCH_TEST_MPIRUN=required. Slurm is played by what
-//! it sets, Kubernetes in `manifests`.
+//! torch comes from HQSAM_PYTHON, mpirun from PATH; without them these tests are skipped with a
+//! message, that of mpirun unless LAUNCH_TEST_MPIRUN=required. Slurm is played by what it sets,
+//! Kubernetes in `manifests`. torchrun starts `hqsam` in `tests/distributed`: its ranks meet over its
+//! store.
 
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
@@ -68,16 +69,6 @@ pub(crate) fn assert_all_done(text: &str, num_ranks: usize) {
     for rank in 0..num_ranks {
         assert!(text.contains(&format!("rank {rank}: steps 0 to {STEPS} are done")), "{text}");
     }
-}
-
-#[test]
-fn torchrun_starts_our_ranks() {
-    let Some(python) = python() else { return };
-    let folder = tempfile::tempdir().unwrap();
-    let mut command = Command::new(python);
-    command.args(["-m", "torch.distributed.run", "--nproc-per-node", "3", "--standalone"]);
-    command.arg("--no-python").arg(exchange()).arg(STEPS).arg(folder.path());
-    assert_done(&end(spawn(&mut command)), 3);
 }
 
 #[test]

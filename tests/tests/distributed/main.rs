@@ -10,6 +10,7 @@ mod flipped_bit;
 mod full_disk;
 mod hq_weights;
 mod hung;
+mod meetings;
 mod poisoned;
 #[path = "../../../launch/tests/behaviour/running.rs"]
 mod running;

@@ -78,6 +78,10 @@ void c10d_store_drop(c10d_store* store) {
   c10d_free(guarded([&] { delete store; }));
 }
 
+uint16_t c10d_store_port(const c10d_store* store) {
+  return store->inner->getPort();
+}
+
 char* c10d_store_set(c10d_store* store, const char* key, const char* value) {
   return guarded([&] {
     store->inner->set(key, std::vector<uint8_t>(value, value + std::strlen(value)));

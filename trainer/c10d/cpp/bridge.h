@@ -50,6 +50,8 @@ char* c10d_store_new(
     int64_t timeout_ms,
     c10d_store** out);
 void c10d_store_drop(c10d_store* store);
+// The port that it listens on, or is connected to.
+uint16_t c10d_store_port(const c10d_store* store);
 char* c10d_store_set(c10d_store* store, const char* key, const char* value);
 // `*out` stays nullptr where the key is not set; never waits for it.
 char* c10d_store_get(c10d_store* store, const char* key, char** out);

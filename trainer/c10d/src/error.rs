@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::process_group::Backend;
+use crate::store::Meeting;
 
 /// A failure of the process group. `rank` is the rank that reports it.
 #[derive(Debug, thiserror::Error)]
@@ -54,6 +55,23 @@ pub enum C10dError {
         /// libtorch's words.
         reason: String,
     },
+    /// The store in which rank 0 publishes its port, torchrun's, does not answer.
+    #[error(
+        "rank {rank}: the store of torchrun does not answer at {address}:{port}: {reason}; is its torch older than 2.1, or the port closed? `launch` needs no such store"
+    )]
+    OtherStore {
+        /// The reporting rank.
+        rank: usize,
+        /// The other store's address.
+        address: String,
+        /// The other store's port.
+        port: u16,
+        /// libtorch's words.
+        reason: String,
+    },
+    /// A rendezvous without a port.
+    #[error("the rendezvous names no port: give at least one")]
+    NoPorts,
     /// Some ranks did not come to the start of the group.
     #[error(
         "rank {rank}: {joined} of {world_size} ranks joined within {timeout:?}; missing: {missing:?}"
@@ -190,6 +208,14 @@ pub enum C10dError {
         /// What libtorch said.
         source: tch::TchError,
     },
+}
+
+impl C10dError {
+    /// An unreachable master, told of the store that is not rank 0's.
+    pub(crate) fn of_other_store(self, other: &Meeting) -> Self {
+        let Self::MasterUnreachable { rank, reason, .. } = self else { return self };
+        Self::OtherStore { rank, address: other.address.clone(), port: other.port, reason }
+    }
 }
 
 /// What is wrong with the ranks that a collective failed because of.

@@ -31,6 +31,7 @@ unsafe extern "C" {
         out: *mut *mut RawStore,
     ) -> *mut c_char;
     fn c10d_store_drop(store: *mut RawStore);
+    fn c10d_store_port(store: *const RawStore) -> u16;
     fn c10d_store_set(
         store: *mut RawStore,
         key: *const c_char,
@@ -109,7 +110,7 @@ fn text(value: &str) -> Result<CString, String> {
     CString::new(value).map_err(|_| format!("{value:?} holds a NUL byte"))
 }
 
-/// A connection to the key-value store that rank 0 hosts.
+/// A connection to a key-value store: the one that rank 0 hosts, or torchrun's.
 pub(crate) struct StoreHandle(NonNull<RawStore>);
 
 // SAFETY: c10d::TCPStore has no thread affinity; the handle is its only owner and
@@ -136,6 +137,12 @@ impl StoreHandle {
             ))?;
         }
         NonNull::new(out).map(Self).ok_or_else(|| "libtorch gave no store".to_owned())
+    }
+
+    /// The port that it listens on, or is connected to.
+    pub(crate) fn port(&self) -> u16 {
+        // SAFETY: the handle is live until Drop; the call only reads a number.
+        unsafe { c10d_store_port(self.0.as_ptr()) }
     }
 
     pub(crate) fn set(&self, key: &str, value: &str) -> Result<(), String> {

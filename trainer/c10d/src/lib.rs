@@ -12,12 +12,13 @@
 //! is gone or behind, and the error names it.
 //!
 //! ```no_run
-//! use c10d::{Backend, ProcessGroup, ReduceOp};
+//! use c10d::{Backend, ProcessGroup, ReduceOp, Rendezvous};
 //! use std::time::Duration;
 //!
 //! # fn main() -> Result<(), c10d::C10dError> {
 //! let timeout = Duration::from_secs(60);
-//! let group = ProcessGroup::new(Backend::Gloo, 0, 1, "127.0.0.1", 29500, timeout)?;
+//! let rendezvous = Rendezvous::fixed("127.0.0.1", 29500);
+//! let group = ProcessGroup::new(Backend::Gloo, 0, 1, &rendezvous, timeout)?;
 //! let mut gradient = tch::Tensor::from_slice(&[1.0f32, 2.0]);
 //! group.all_reduce(&mut gradient, ReduceOp::Sum)?;
 //! # Ok(())
@@ -34,8 +35,10 @@ mod error;
 mod ffi;
 pub mod packed;
 mod process_group;
+mod rendezvous;
 mod roll_call;
 mod store;
 
 pub use error::{C10dError, Fault};
 pub use process_group::{Backend, ProcessGroup, ReduceOp};
+pub use rendezvous::{Rendezvous, StorePort};

@@ -8,8 +8,8 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::C10dError;
 use crate::ffi::{GroupHandle, StoreHandle};
+use crate::rendezvous::Rendezvous;
 use crate::roll_call::{Blame, RollCall};
-use crate::store::Rendezvous;
 
 /// Which engine moves the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,7 +74,7 @@ pub struct ProcessGroup {
 }
 
 impl ProcessGroup {
-    /// Meets the other ranks at `master_addr:master_port`, where rank 0 hosts the store.
+    /// Meets the other ranks at `rendezvous`, where rank 0 hosts the store.
     /// `timeout` bounds the start and each collective.
     ///
     /// # Errors
@@ -84,22 +84,20 @@ impl ProcessGroup {
         backend: Backend,
         rank: usize,
         world_size: usize,
-        master_addr: &str,
-        master_port: u16,
+        rendezvous: &Rendezvous,
         timeout: Duration,
     ) -> Result<Self, C10dError> {
         if rank >= world_size {
             return Err(C10dError::InvalidRank { rank, world_size });
         }
-        if master_addr.is_empty() || master_addr.contains('\0') {
-            return Err(C10dError::InvalidAddress { rank, address: master_addr.to_owned() });
+        let address = &rendezvous.address;
+        if address.is_empty() || address.contains('\0') {
+            return Err(C10dError::InvalidAddress { rank, address: address.clone() });
         }
         if backend == Backend::Nccl && !cfg!(nccl) {
             return Err(C10dError::NcclNotBuilt { rank });
         }
-        let meeting =
-            Rendezvous { rank, world_size, address: master_addr, port: master_port, timeout };
-        let store = meeting.open()?;
+        let (meeting, store) = rendezvous.open(rank, world_size, timeout)?;
         let host = meeting.sign_in(&store)?.to_string();
         let start = |reason| C10dError::Start { rank, backend, reason };
         let roll_call =

@@ -1,4 +1,4 @@
-//! The start of a group: rank 0 hosts the store, everyone signs in.
+//! The start of a group at rank 0's store: everyone signs in.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
 use std::time::{Duration, Instant};
@@ -6,40 +6,34 @@ use std::time::{Duration, Instant};
 use crate::error::C10dError;
 use crate::ffi::StoreHandle;
 
-/// How often the list of ranks that signed in is read again.
-const POLL: Duration = Duration::from_millis(50);
+/// How often what another rank writes is read again.
+pub(crate) const POLL: Duration = Duration::from_millis(50);
 /// How long rank 0 keeps the store open after it gave up waiting, if ranks do not hear of it sooner.
 const FAREWELL: Duration = Duration::from_secs(3);
 /// Set by rank 0 when it gave up waiting.
 const GAVE_UP: &str = "gave_up";
 
-/// Where a group meets.
-#[derive(Clone, Copy)]
-pub(crate) struct Rendezvous<'a> {
+/// A group at the port of rank 0's store.
+#[derive(Clone)]
+pub(crate) struct Meeting {
     pub(crate) rank: usize,
     pub(crate) world_size: usize,
-    pub(crate) address: &'a str,
+    pub(crate) address: String,
     pub(crate) port: u16,
     pub(crate) timeout: Duration,
 }
 
-impl Rendezvous<'_> {
-    /// Opens the store on rank 0, connects to it on the others.
-    pub(crate) fn open(&self) -> Result<StoreHandle, C10dError> {
-        let is_server = self.rank == 0;
-        StoreHandle::new(self.address, self.port, is_server, self.timeout).map_err(|reason| {
-            let address = self.address.to_owned();
-            if is_server {
-                C10dError::Listen { address, port: self.port, reason }
-            } else {
-                self.unreachable(reason)
-            }
+impl Meeting {
+    /// Opens the store, which listens on all addresses of this machine.
+    pub(crate) fn host(&self) -> Result<StoreHandle, C10dError> {
+        StoreHandle::new(&self.address, self.port, true, self.timeout).map_err(|reason| {
+            C10dError::Listen { address: self.address.clone(), port: self.port, reason }
         })
     }
 
-    /// A second connection to the store that [`open`](Self::open) reached.
+    /// A connection to the store that rank 0 hosts.
     pub(crate) fn connect(&self) -> Result<StoreHandle, C10dError> {
-        StoreHandle::new(self.address, self.port, false, self.timeout)
+        StoreHandle::new(&self.address, self.port, false, self.timeout)
             .map_err(|reason| self.unreachable(reason))
     }
 
@@ -47,7 +41,7 @@ impl Rendezvous<'_> {
     /// machine at which the others reach it.
     pub(crate) fn sign_in(&self, store: &StoreHandle) -> Result<IpAddr, C10dError> {
         let deadline = Instant::now() + self.timeout;
-        let (own, master) = self.route().unwrap_or((LOOPBACK, LOOPBACK));
+        let (own, master) = route(&self.address, self.port).unwrap_or((LOOPBACK, LOOPBACK));
         store
             .set(&joined(self.rank), &master.to_string())
             .map_err(|reason| self.unreachable(reason))?;
@@ -93,31 +87,31 @@ impl Rendezvous<'_> {
         Ok(())
     }
 
-    /// The address from which this machine sends to the master, and the master's.
-    fn route(&self) -> Option<(IpAddr, IpAddr)> {
-        let mut masters: Vec<_> = (self.address, self.port).to_socket_addrs().ok()?.collect();
-        masters.sort_by_key(SocketAddr::is_ipv6);
-        masters.into_iter().find_map(|master| {
-            let any: IpAddr = match master {
-                SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
-                SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
-            };
-            // Sends nothing: it only asks the kernel for the way.
-            let socket = UdpSocket::bind((any, 0)).ok()?;
-            socket.connect(master).ok()?;
-            Some((socket.local_addr().ok()?.ip(), master.ip()))
-        })
-    }
-
-    fn unreachable(&self, reason: String) -> C10dError {
+    pub(crate) fn unreachable(&self, reason: String) -> C10dError {
         C10dError::MasterUnreachable {
             rank: self.rank,
-            address: self.address.to_owned(),
+            address: self.address.clone(),
             port: self.port,
             timeout: self.timeout,
             reason,
         }
     }
+}
+
+/// The address from which this machine sends to that one, and that one's own.
+pub(crate) fn route(address: &str, port: u16) -> Option<(IpAddr, IpAddr)> {
+    let mut masters: Vec<_> = (address, port).to_socket_addrs().ok()?.collect();
+    masters.sort_by_key(SocketAddr::is_ipv6);
+    masters.into_iter().find_map(|master| {
+        let any: IpAddr = match master {
+            SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        // Sends nothing: it only asks the kernel for the way.
+        let socket = UdpSocket::bind((any, 0)).ok()?;
+        socket.connect(master).ok()?;
+        Some((socket.local_addr().ok()?.ip(), master.ip()))
+    })
 }
 
 const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);

@@ -7,7 +7,7 @@
 use std::process::{Child, Command, ExitCode, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use c10d::{Backend, C10dError, Fault, ProcessGroup, ReduceOp, device};
+use c10d::{Backend, C10dError, Fault, ProcessGroup, ReduceOp, Rendezvous, StorePort, device};
 use tch::{Device, Kind, Tensor};
 
 mod ranks;
@@ -26,6 +26,11 @@ const CASES: &[Case] = &[
     ("a_missing_rank_is_named_at_start", a_missing_rank_is_named_at_start),
     ("a_missing_rank_0_is_named_at_start", a_missing_rank_0_is_named_at_start),
     ("a_taken_port_is_an_error", a_taken_port_is_an_error),
+    ("ranks_meet_at_the_first_free_port", ranks_meet_at_the_first_free_port),
+    ("a_missing_rank_0_is_named_at_free_ports", a_missing_rank_0_is_named_at_free_ports),
+    ("ranks_meet_where_rank_0_published", ranks_meet_where_rank_0_published),
+    ("word_of_a_rank_0_that_is_gone_is_told", word_of_a_rank_0_that_is_gone_is_told),
+    ("another_store_that_is_missing_is_named", another_store_that_is_missing_is_named),
     ("nccl_without_gpu_is_an_error", nccl_without_gpu_is_an_error),
     ("streams_of_a_missing_gpu_are_errors", streams_of_a_missing_gpu_are_errors),
     ("streams_of_a_gpu_hand_over", streams_of_a_gpu_hand_over),
@@ -125,9 +130,9 @@ fn a_late_peer_is_named() {
 }
 
 fn a_stopped_peer_is_named() {
-    let (port, mut children) = (ranks::free_port(), Vec::new());
+    let (rendezvous, mut children) = (fixed(), Vec::new());
     for rank in 0..2 {
-        children.push(spawn("stopped", 2, rank, port));
+        children.push(spawn("stopped", 2, rank, &rendezvous));
     }
     let stopped = children.pop().unwrap();
     let output = children.pop().unwrap().wait_with_output().unwrap();
@@ -154,9 +159,77 @@ fn a_missing_rank_0_is_named_at_start() {
 fn a_taken_port_is_an_error() {
     let taken = std::net::TcpListener::bind(("0.0.0.0", 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
-    let error =
-        ProcessGroup::new(Backend::Gloo, 0, 1, "127.0.0.1", port, ranks::TIMEOUT).unwrap_err();
+    let rendezvous = Rendezvous::fixed("127.0.0.1", port);
+    let error = ProcessGroup::new(Backend::Gloo, 0, 1, &rendezvous, ranks::TIMEOUT).unwrap_err();
     assert!(matches!(error, C10dError::Listen { port: found, .. } if found == port), "{error}");
+}
+
+/// A group of one, for the store that it hosts.
+fn host(rendezvous: &Rendezvous) -> ProcessGroup {
+    ProcessGroup::new(Backend::Gloo, 0, 1, rendezvous, ranks::TIMEOUT).unwrap()
+}
+
+fn ranks_meet_at_the_first_free_port() {
+    // A stranger that takes connections and says nothing, and the store of another job.
+    let stranger = std::net::TcpListener::bind(("0.0.0.0", 0)).unwrap();
+    let silent = stranger.local_addr().unwrap().port();
+    let (other, free) = (ranks::free_port(), ranks::free_port());
+    let port = StorePort::FirstFree { ports: vec![other], job: "other".to_owned() };
+    let _other = host(&Rendezvous { address: "127.0.0.1".to_owned(), port });
+    let free = format!("free job {silent} {other} {free}");
+    // Rank 0 last: the others look for it before it is there.
+    for (rank, output) in run_at(&free, "values", 3, [2, 1, 0].into_iter()).iter().enumerate() {
+        assert!(output.status.success(), "output {rank}: {}", text(output));
+    }
+    let taken = format!("free job {silent} {other}");
+    contains(
+        &run_at(&taken, "start", 1, 0..1)[0],
+        &format!("rank 0: cannot listen on port {other}"),
+    );
+}
+
+fn a_missing_rank_0_is_named_at_free_ports() {
+    let ports = [ranks::free_port(), ranks::free_port()];
+    let outputs = run_at(&format!("free job {} {}", ports[0], ports[1]), "start", 2, 1..2);
+    let answer = format!("rank 1: rank 0 did not answer at 127.0.0.1:{}", ports[0]);
+    contains(&outputs[0], &answer);
+    contains(&outputs[0], "none of 2 ports is that of this job");
+}
+
+fn ranks_meet_where_rank_0_published() {
+    // Stands for torchrun, which outlives the groups that it starts.
+    let port = ranks::free_port();
+    let _other = host(&Rendezvous::fixed("127.0.0.1", port));
+    let published = format!("published {port}");
+    // The second time there is word of a rank 0 that is gone, the third time of a larger group.
+    for world_size in [2, 3, 2] {
+        let ranks = (0..world_size).rev();
+        for (rank, output) in run_at(&published, "values", world_size, ranks).iter().enumerate() {
+            assert!(output.status.success(), "output {rank}: {}", text(output));
+        }
+    }
+}
+
+fn word_of_a_rank_0_that_is_gone_is_told() {
+    let port = ranks::free_port();
+    let _other = host(&Rendezvous::fixed("127.0.0.1", port));
+    let published = format!("published {port}");
+    contains(
+        &run_at(&published, "start", 2, 1..2)[0],
+        "it has not left word in the store of this port",
+    );
+    assert!(run_at(&published, "values", 1, 0..1)[0].status.success());
+    contains(&run_at(&published, "start", 2, 1..2)[0], "it left word of this port and is gone");
+}
+
+fn another_store_that_is_missing_is_named() {
+    let port = ranks::free_port();
+    for rank in 0..2 {
+        let outputs = run_at(&format!("published {port}"), "start", 2, rank..rank + 1);
+        let expected =
+            format!("rank {rank}: the store of torchrun does not answer at 127.0.0.1:{port}");
+        contains(&outputs[0], &expected);
+    }
 }
 
 fn nccl_without_gpu_is_an_error() {
@@ -165,8 +238,8 @@ fn nccl_without_gpu_is_an_error() {
         return;
     }
     let port = ranks::free_port();
-    let error =
-        ProcessGroup::new(Backend::Nccl, 0, 1, "127.0.0.1", port, ranks::TIMEOUT).unwrap_err();
+    let rendezvous = Rendezvous::fixed("127.0.0.1", port);
+    let error = ProcessGroup::new(Backend::Nccl, 0, 1, &rendezvous, ranks::TIMEOUT).unwrap_err();
     let built = std::env::var_os("C10D_EXPECT_NCCL").is_some();
     match error {
         C10dError::NcclNotBuilt { rank: 0 } if !built => {}
@@ -241,17 +314,29 @@ fn all_succeed(case: &str, world_size: usize) {
 
 /// Starts the given ranks of a world and waits for all.
 fn run(case: &str, world_size: usize, ranks: std::ops::Range<usize>) -> Vec<Output> {
-    let port = ranks::free_port();
-    let children: Vec<_> = ranks.map(|rank| spawn(case, world_size, rank, port)).collect();
+    run_at(&fixed(), case, world_size, ranks)
+}
+
+fn run_at(
+    rendezvous: &str,
+    case: &str,
+    world_size: usize,
+    ranks: impl Iterator<Item = usize>,
+) -> Vec<Output> {
+    let children: Vec<_> = ranks.map(|rank| spawn(case, world_size, rank, rendezvous)).collect();
     children.into_iter().map(|child| child.wait_with_output().unwrap()).collect()
 }
 
-fn spawn(case: &str, world_size: usize, rank: usize, port: u16) -> Child {
+fn fixed() -> String {
+    format!("fixed {}", ranks::free_port())
+}
+
+fn spawn(case: &str, world_size: usize, rank: usize, rendezvous: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .env("C10D_CASE", case)
         .env("C10D_RANK", rank.to_string())
         .env("C10D_WORLD_SIZE", world_size.to_string())
-        .env("C10D_PORT", port.to_string())
+        .env("C10D_RENDEZVOUS", rendezvous)
         .env("OMP_NUM_THREADS", "1")
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())

@@ -79,7 +79,7 @@ mod tests {
     use std::process::{Command, Stdio};
     use std::time::Duration;
 
-    use c10d::{Backend, ProcessGroup};
+    use c10d::{Backend, ProcessGroup, Rendezvous};
     use tch::{Kind, Tensor};
 
     use super::*;
@@ -123,8 +123,9 @@ mod tests {
         };
         let timeout = Duration::from_secs(60);
         let port = u16::try_from(port).unwrap();
+        let rendezvous = Rendezvous::fixed("127.0.0.1", port);
         let group =
-            ProcessGroup::new(Backend::Gloo, rank, world_size, "127.0.0.1", port, timeout).unwrap();
+            ProcessGroup::new(Backend::Gloo, rank, world_size, &rendezvous, timeout).unwrap();
         let ranks = DataParallel::new(group);
         let value = |seed: i64| Tensor::arange(seed + 5, (Kind::Float, Device::Cpu)) / 3.0;
         let state: StateDict = ["a", "b", "c"]

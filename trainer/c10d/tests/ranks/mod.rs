@@ -18,15 +18,25 @@ fn number(name: &str) -> usize {
     std::env::var(name).unwrap().parse().unwrap()
 }
 
+/// `fixed PORT`, `published PORT` or `free JOB PORT...`, as the test wrote it.
+fn rendezvous() -> Rendezvous {
+    let text = std::env::var("C10D_RENDEZVOUS").unwrap();
+    let words: Vec<&str> = text.split(' ').collect();
+    let port = |word: &str| word.parse::<u16>().unwrap();
+    let port = match words[0] {
+        "fixed" => StorePort::Fixed(port(words[1])),
+        "published" => StorePort::Published { store: port(words[1]) },
+        _ => StorePort::FirstFree {
+            job: words[1].to_owned(),
+            ports: words[2..].iter().map(|word| port(word)).collect(),
+        },
+    };
+    Rendezvous { address: "127.0.0.1".to_owned(), port }
+}
+
 fn start(timeout: Duration) -> Result<ProcessGroup, C10dError> {
-    ProcessGroup::new(
-        Backend::Gloo,
-        number("C10D_RANK"),
-        number("C10D_WORLD_SIZE"),
-        "127.0.0.1",
-        u16::try_from(number("C10D_PORT")).unwrap(),
-        timeout,
-    )
+    let (rank, world_size) = (number("C10D_RANK"), number("C10D_WORLD_SIZE"));
+    ProcessGroup::new(Backend::Gloo, rank, world_size, &rendezvous(), timeout)
 }
 
 pub(crate) fn play(case: &str) {

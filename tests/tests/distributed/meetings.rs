@@ -1,0 +1,112 @@
+//! Ranks that others start and that no launcher of ours holds a port for: those of torchrun, which has
+//! a store of its own, and of Slurm, played by what `srun` sets.
+
+use std::net::TcpListener;
+use std::process::{Command, Stdio};
+
+use launch::rank_env::{RankEnv, StorePort};
+use tests::{lines, program, python};
+
+use crate::running::{Running, end, spawn, stderr};
+use crate::{checkpoints, ended, folder, start, train};
+
+/// Checkpoints and digest of a training of two ranks that `launch` starts, to compare with.
+fn expected(folder: &std::path::Path) -> (Vec<u64>, String) {
+    train(folder, "whole", &[]);
+    let expected = checkpoints(&folder.join("whole"));
+    assert_eq!(expected.0, [4, 8]);
+    expected
+}
+
+fn torchrun(python: &std::path::Path, arguments: &[&str]) -> Command {
+    let mut command = Command::new(python);
+    command.args(["-m", "torch.distributed.run", "--nproc-per-node", "2"]);
+    command.args(arguments).env("HQSAM", program("hqsam")).env("OMP_NUM_THREADS", "1");
+    command
+}
+
+#[test]
+fn ranks_of_torchrun_meet_over_its_store_again_after_a_restart_and_one_after_the_other() {
+    let Some(python) = python() else { return };
+    let folder = folder();
+    let folder = folder.path();
+    let expected = expected(folder);
+    // Rank 1 fails in the first round after the ranks met. In the second, a training that is started
+    // anew and one that finds all done follow each other under the same torchrun.
+    let body = r#"
+        set -- "$HQSAM" train tiny.toml --set train.checkpoint_every_steps=1
+        if [ "$RANK $TORCHELASTIC_RESTART_COUNT" = "1 0" ]; then
+            "$@" &
+            until [ -s run/steps.jsonl ]; do sleep 0.05; done
+            kill -9 $!; exit 1
+        fi
+        "$@" && exec "$@" --resume"#;
+    let mut command = torchrun(&python, &["--standalone", "--max-restarts", "1", "--no-python"]);
+    command.args(["sh", "-c", body]).current_dir(folder);
+    let (output, text) = ended(start(&mut command));
+    assert!(output.status.success(), "{text}");
+    assert_eq!(checkpoints(&folder.join("run")).0.last(), Some(&8), "{text}");
+    assert_eq!(checkpoints(&folder.join("run")).1, expected.1);
+    assert_eq!(lines(&folder.join("run/steps.jsonl")).len(), 8, "no step was lost or kept twice");
+}
+
+#[test]
+fn torchrun_may_have_taken_every_port_that_follows_its_own() {
+    let Some(python) = python() else { return };
+    let folder = folder();
+    let folder = folder.path();
+    let expected = expected(folder);
+    // A port with neighbours that are free now and then taken.
+    let (port, _neighbours) = (0..100)
+        .find_map(|_| {
+            let first = TcpListener::bind("0.0.0.0:0").ok()?.local_addr().ok()?.port();
+            let next =
+                (1..=3).map(|step| TcpListener::bind(("0.0.0.0", first.checked_add(step)?)).ok());
+            Some((first, next.collect::<Option<Vec<_>>>()?))
+        })
+        .unwrap();
+    let port = port.to_string();
+    let mut command = torchrun(&python, &["--master-port", &port, "--no-python"]);
+    command.arg(program("hqsam")).args(["train", "tiny.toml"]).current_dir(folder);
+    let (output, text) = ended(start(&mut command));
+    assert!(output.status.success(), "{text}");
+    assert_eq!(checkpoints(&folder.join("run")).1, expected.1);
+}
+
+/// What `srun` sets for one of two tasks of a job on this machine.
+fn srun(rank: usize) -> Vec<(&'static str, String)> {
+    let job = std::process::id().to_string();
+    let rank = rank.to_string();
+    [("SLURM_JOB_ID", job.as_str()), ("SLURM_STEP_ID", "0"), ("SLURM_PROCID", &rank)]
+        .into_iter()
+        .chain([("SLURM_LOCALID", rank.as_str()), ("SLURM_NODEID", "0")])
+        .chain([("SLURM_STEP_NUM_TASKS", "2"), ("SLURM_STEP_TASKS_PER_NODE", "2")])
+        .chain([("SLURM_STEP_NODELIST", "localhost")])
+        .map(|(name, value)| (name, value.to_owned()))
+        .collect()
+}
+
+#[test]
+fn tasks_of_slurm_meet_beside_whoever_took_the_ports_of_their_job() {
+    let folder = folder();
+    let folder = folder.path();
+    let expected = expected(folder);
+    let lookup = |name| srun(0).into_iter().find(|(set, _)| *set == name).map(|(_, value)| value);
+    let env = RankEnv::from_lookup(lookup).unwrap().unwrap();
+    let StorePort::FirstFree { ports, .. } = env.store_port else { panic!("{env:?}") };
+    // Some of them may be taken already, by somebody else.
+    let _taken: Vec<_> =
+        ports[..2].iter().map(|&port| TcpListener::bind(("0.0.0.0", port))).collect();
+    let ranks: Vec<Running> = (0..2)
+        .map(|rank| {
+            let mut command = Command::new(program("hqsam"));
+            command.args(["train", "tiny.toml"]).current_dir(folder).stdin(Stdio::null());
+            spawn(command.envs(srun(rank)).env("OMP_NUM_THREADS", "1"))
+        })
+        .collect();
+    for rank in ranks {
+        let output = end(rank);
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
+    assert_eq!(checkpoints(&folder.join("run")).1, expected.1);
+}
