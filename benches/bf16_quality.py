@@ -32,6 +32,8 @@ def train(program, config, run, values):
         arguments = ["train", config, *settings({**values, "output": str(run)})]
         resume = ["--resume"] if run.exists() else []
         subprocess.run([program, *arguments, *resume], check=True)
+    if scores(run) is None:
+        raise SystemExit(f"{run} was stopped: the same command goes on")
     return scores(run)
 
 
