@@ -2,13 +2,14 @@
 # Compares `hqseg` with the published loader's steps (stream) and with PyPI `datasets` (build), and
 # `hqsam` with the published training step (train), and two ranks with one process (scaling), each
 # pair interleaved in one run on this machine; measures the memory of building and streaming (memory;
-# ROUNDS are epochs, ten by default). Puts the Python side into .tools/bench (stream, build)
-# or .venv (train) first.
+# ROUNDS are epochs, ten by default); times training steps with and without the features they need in
+# the cache (cache, not part of all: a quarter of an hour). Puts the Python side into .tools/bench (stream,
+# build) or .venv (train) first.
 #
-#   benches/run.sh [stream|build|memory|train|scaling|all] [ROUNDS]
+#   benches/run.sh [stream|build|memory|train|scaling|cache|all] [ROUNDS]
 #
-# Stream, build and memory read real pictures: $HQSAM_RAW_DIR (default ../shared/raw) with ECSSD/ and
-# large/{im,gt}. The training step draws its samples; a round takes about four minutes.
+# Stream, build, memory and cache read real pictures: $HQSAM_RAW_DIR (default ../shared/raw) with ECSSD/
+# and large/{im,gt}. The training step draws its samples; a round takes about four minutes.
 source "$(dirname "$0")/../scripts/common.sh"
 what=${1:-all}
 rounds=${2:-5}
@@ -25,6 +26,10 @@ raw=$(realpath "${HQSAM_RAW_DIR:-../shared/raw}")
 if [ "$what" = memory ]; then
     make --silent build
     exec python3 benches/memory.py target/release/hqseg "$raw" "${2:-10}"
+fi
+if [ "$what" = cache ]; then
+    make --silent build setup-weights
+    exec python3 benches/feature_cache.py target/release "$raw"
 fi
 need_pip
 scripts/setup-libtorch.sh cuda-only

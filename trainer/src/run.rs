@@ -81,18 +81,13 @@ pub fn load_frozen_sam(config: &TrainConfig, device: Device) -> Result<(SamHq, S
              rounded values: nothing is gained in speed"
         );
     }
-    let (model, sha256) = load_float_sam(config, device)?;
-    Ok((model.with_encoder_precision(precision)?, sha256))
-}
-
-fn load_float_sam(config: &TrainConfig, device: Device) -> Result<(SamHq, String), RunError> {
     let encoder = config.model.encoder.resolve().map_err(|error| RunError::NotUsable {
         path: PathBuf::from("model.encoder"),
         problem: error.to_string(),
     })?;
     let seed = config.train.seed;
     let Some(path) = &config.model.checkpoint else {
-        return Ok((SamHq::random(&encoder, seed, device), String::new()));
+        return Ok((SamHq::random_in(precision, &encoder, seed, device), String::new()));
     };
     if !path.exists() {
         return Err(RunError::NotUsable {
@@ -119,7 +114,7 @@ fn load_float_sam(config: &TrainConfig, device: Device) -> Result<(SamHq, String
         });
     }
     tracing::info!("SAM checkpoint {}: {}", path.display(), describe(&loaded));
-    let model = build(path, loaded, &encoder, HqInit::Fresh { seed }, device)?;
+    let model = build(path, loaded, &encoder, precision, HqInit::Fresh { seed }, device)?;
     if let Some(path) = &config.model.hq_checkpoint {
         adopt_hq(&model, path)?;
     }
@@ -133,11 +128,12 @@ fn build(
     path: &Path,
     loaded: Loaded,
     encoder: &EncoderConfig,
+    precision: Precision,
     hq: HqInit,
     device: Device,
 ) -> Result<SamHq, RunError> {
     let found = encoder_told(&loaded);
-    SamHq::from_state(encoder, loaded.state, hq, device).map_err(|error| {
+    SamHq::from_state_in(precision, encoder, loaded.state, hq, device).map_err(|error| {
         let other = found.filter(|found| found != encoder);
         let problem = match other {
             // The list of keys would say the same, at length.
@@ -198,7 +194,8 @@ pub fn open_merged(
         return Err(refuse(format!("is {}, not a whole SAM", loaded.kind)));
     }
     let encoder = encoder_of(sam, &loaded, encoder)?;
-    let model = build(sam, loaded, &encoder, HqInit::Fresh { seed: 0 }, device)?;
+    let model =
+        build(sam, loaded, &encoder, Precision::Float32, HqInit::Fresh { seed: 0 }, device)?;
     adopt_hq(&model, decoder)?;
     let origin = format!("{} in {}", decoder.display(), sam.display());
     Ok(OpenModel { model, encoder, origin, config: None, folder: None })
@@ -348,7 +345,7 @@ fn open_file(path: &Path, encoder: Option<&str>, device: Device) -> Result<OpenM
         return Err(refuse(format!("is {}, not a merged HQ-SAM model; {hint}", describe(&loaded))));
     }
     let encoder = encoder_of(path, &loaded, encoder)?;
-    let model = build(path, loaded, &encoder, HqInit::FromState, device)?;
+    let model = build(path, loaded, &encoder, Precision::Float32, HqInit::FromState, device)?;
     let origin = path.display().to_string();
     Ok(OpenModel { model, encoder, origin, config: None, folder: None })
 }

@@ -57,7 +57,7 @@ pub enum C10dError {
     },
     /// The store in which rank 0 publishes its port, torchrun's, does not answer.
     #[error(
-        "rank {rank}: the store of torchrun does not answer at {address}:{port}: {reason}; is its torch older than 2.1, or the port closed? `launch` needs no such store"
+        "rank {rank}: the store of torchrun does not answer at {address}:{port}: {reason}; torch before 2.5 speaks another protocol there (use its --rdzv-backend c10d, or `launch`)"
     )]
     OtherStore {
         /// The reporting rank.

@@ -107,33 +107,59 @@ pub struct SamHq {
 }
 
 impl SamHq {
-    /// A model on `device` with the weights of `state`. Missing, unexpected and misshapen tensors
-    /// are all reported together, by part.
+    /// A model on `device` with the weights of `state`, in float32. Missing, unexpected and misshapen
+    /// tensors are all reported together, by part.
     pub fn from_state(
         config: &EncoderConfig,
         state: StateDict,
         hq: HqInit,
         device: Device,
     ) -> Result<Self, WeightsError> {
-        no_grad(|| Self::build(config, complete(config, state, hq)?, device))
+        Self::from_state_in(Precision::Float32, config, state, hq, device)
     }
 
-    /// A model of random values that depend on `seed` alone.
+    /// [`from_state`](Self::from_state) with the frozen encoder in `precision`; its features stay
+    /// float32.
+    pub fn from_state_in(
+        precision: Precision,
+        config: &EncoderConfig,
+        state: StateDict,
+        hq: HqInit,
+        device: Device,
+    ) -> Result<Self, WeightsError> {
+        no_grad(|| Self::build(precision, config, complete(config, state, hq)?, device))
+    }
+
+    /// A model of random values that depend on `seed` alone, in float32.
     ///
     /// # Panics
     /// When the sizes of `config` do not fit together.
     pub fn random(config: &EncoderConfig, seed: u64, device: Device) -> Self {
-        Self::from_state(config, random(config, seed), HqInit::FromState, device)
+        Self::random_in(Precision::Float32, config, seed, device)
+    }
+
+    /// [`random`](Self::random) with the frozen encoder in `precision`.
+    ///
+    /// # Panics
+    /// When the sizes of `config` do not fit together.
+    pub fn random_in(
+        precision: Precision,
+        config: &EncoderConfig,
+        seed: u64,
+        device: Device,
+    ) -> Self {
+        Self::from_state_in(precision, config, random(config, seed), HqInit::FromState, device)
             .expect("the random state holds every tensor, if the configuration is valid")
     }
 
     fn build(
+        precision: Precision,
         config: &EncoderConfig,
         state: StateDict,
         device: Device,
     ) -> Result<Self, WeightsError> {
         let source = Source::new(&state, device);
-        let encoders = Encoders::load(config, &state, Precision::default(), device)?;
+        let encoders = Encoders::load(config, &state, precision, device)?;
         let mask_decoder = MaskDecoder::load(&source.at("mask_decoder"), &encoders.dense_pe())?;
         let mask_decoder_hq = MaskDecoderHq::load(&state, &hq_specs(config), device)?;
         Ok(Self {
@@ -145,18 +171,6 @@ impl SamHq {
             mask_decoder_hq,
             state,
         })
-    }
-
-    /// The same model with its frozen encoder in `precision`; its features stay float32.
-    ///
-    /// # Errors
-    /// None that [`SamHq::from_state`] would not have found.
-    pub fn with_encoder_precision(mut self, precision: Precision) -> Result<Self, WeightsError> {
-        if precision != self.encoder_precision() {
-            self.encoders =
-                no_grad(|| Encoders::load(&self.config, &self.state, precision, self.device))?;
-        }
-        Ok(self)
     }
 
     /// The number type of the frozen encoder.

@@ -112,9 +112,9 @@ const BF16_LOSS: f64 = 0.01;
 fn bfloat16_stays_near_float32_in_features_and_loss() {
     let loss_config = LossConfig { num_points: 64, ..LossConfig::default() };
     for config in [tiny_vit(), vit()] {
-        let load = || SamHq::random(&config, 4, Device::Cpu);
-        let float = load();
-        let bf16 = load().with_encoder_precision(Precision::BFloat16).unwrap();
+        let load = |precision| SamHq::random_in(precision, &config, 4, Device::Cpu);
+        let float = load(Precision::Float32);
+        let bf16 = load(Precision::BFloat16);
         assert_eq!(bf16.encoder_precision(), Precision::BFloat16);
         let input = float.preprocess(&images(&float, 2));
         let features = [float.encode(&input), bf16.encode(&input)];
@@ -183,8 +183,8 @@ fn models_with_equal_listed_tensors_compute_the_same() {
                 for tensor in state.values_mut().filter(|tensor| tensor.is_floating_point()) {
                     *tensor += tensor.rand_like() * 0.1;
                 }
-                let model = SamHq::from_state(&config, state, HqInit::FromState, Device::Cpu);
-                model.unwrap().with_encoder_precision(precision).unwrap()
+                let hq = HqInit::FromState;
+                SamHq::from_state_in(precision, &config, state, hq, Device::Cpu).unwrap()
             });
             assert_ne!(everything_computed(&one), everything_computed(&other));
             let listed = [one.frozen_tensors(), other.frozen_tensors()];

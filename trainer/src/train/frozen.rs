@@ -117,8 +117,7 @@ mod tests {
     fn a_changed_value_in_any_tensor_that_computes_is_found_and_a_trained_one_is_not() {
         for config in configs() {
             for precision in [Precision::Float32, Precision::BFloat16] {
-                let model = SamHq::random(&config, 1, Device::Cpu);
-                let model = model.with_encoder_precision(precision).unwrap();
+                let model = SamHq::random_in(precision, &config, 1, Device::Cpu);
                 let frozen = Frozen::record(&model).unwrap();
                 let _ = no_grad(|| model.hq_parameters()[0].1.shallow_clone().g_add_scalar_(1.0));
                 frozen.check(&model).unwrap();
@@ -138,8 +137,7 @@ mod tests {
 
     #[test]
     fn a_changed_copy_is_named_by_the_part_that_holds_it() {
-        let model = SamHq::random(&configs()[0], 1, Device::Cpu);
-        let model = model.with_encoder_precision(Precision::BFloat16).unwrap();
+        let model = SamHq::random_in(Precision::BFloat16, &configs()[0], 1, Device::Cpu);
         let part = "image_encoder.blocks.0.attn.qkv";
         let held = model.frozen_tensors();
         let (_, weight) = held.iter().find(|(name, _)| name == part).unwrap();
