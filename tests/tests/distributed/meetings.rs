@@ -2,6 +2,7 @@
 //! a store of its own, and of Slurm, played by what `srun` sets.
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use launch::rank_env::{RankEnv, StorePort};
@@ -11,17 +12,20 @@ use crate::running::{Running, end, spawn, stderr};
 use crate::{checkpoints, ended, folder, start, train};
 
 /// Checkpoints and digest of a training of two ranks that `launch` starts, to compare with.
-fn expected(folder: &std::path::Path) -> (Vec<u64>, String) {
+fn expected(folder: &Path) -> (Vec<u64>, String) {
     train(folder, "whole", &[]);
     let expected = checkpoints(&folder.join("whole"));
     assert_eq!(expected.0, [4, 8]);
     expected
 }
 
-fn torchrun(python: &std::path::Path, arguments: &[&str]) -> Command {
+fn torchrun(python: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(python);
-    command.args(["-m", "torch.distributed.run", "--nproc-per-node", "2"]);
-    command.args(arguments).env("HQSAM", program("hqsam")).env("OMP_NUM_THREADS", "1");
+    command
+        .args(["-m", "torch.distributed.run"])
+        .args(arguments)
+        .env("HQSAM", program("hqsam"))
+        .env("OMP_NUM_THREADS", "1");
     command
 }
 
@@ -41,8 +45,8 @@ fn ranks_of_torchrun_meet_over_its_store_again_after_a_restart_and_one_after_the
             kill -9 $!; exit 1
         fi
         "$@" && exec "$@" --resume"#;
-    let mut command = torchrun(&python, &["--standalone", "--max-restarts", "1", "--no-python"]);
-    command.args(["sh", "-c", body]).current_dir(folder);
+    let mut command = torchrun(&python, &["--standalone", "--nproc-per-node", "2"]);
+    command.args(["--max-restarts", "1", "--no-python", "sh", "-c", body]).current_dir(folder);
     let (output, text) = ended(start(&mut command));
     assert!(output.status.success(), "{text}");
     assert_eq!(checkpoints(&folder.join("run")).0.last(), Some(&8), "{text}");
@@ -51,7 +55,7 @@ fn ranks_of_torchrun_meet_over_its_store_again_after_a_restart_and_one_after_the
 }
 
 #[test]
-fn torchrun_may_have_taken_every_port_that_follows_its_own() {
+fn ranks_of_torchrun_on_two_nodes_need_no_port_beside_its_own() {
     let Some(python) = python() else { return };
     let folder = folder();
     let folder = folder.path();
@@ -66,10 +70,20 @@ fn torchrun_may_have_taken_every_port_that_follows_its_own() {
         })
         .unwrap();
     let port = port.to_string();
-    let mut command = torchrun(&python, &["--master-port", &port, "--no-python"]);
-    command.arg(program("hqsam")).args(["train", "tiny.toml"]).current_dir(folder);
-    let (output, text) = ended(start(&mut command));
-    assert!(output.status.success(), "{text}");
+    let nodes: Vec<Running> = ["0", "1"]
+        .into_iter()
+        .map(|node| {
+            let own = ["--nnodes", "2", "--node-rank", node, "--nproc-per-node", "1"];
+            let mut command = torchrun(&python, &own);
+            command.args(["--master-addr", "127.0.0.1", "--master-port", &port, "--no-python"]);
+            command.arg(program("hqsam")).args(["train", "tiny.toml"]).current_dir(folder);
+            start(&mut command)
+        })
+        .collect();
+    for node in nodes {
+        let (output, text) = ended(node);
+        assert!(output.status.success(), "{text}");
+    }
     assert_eq!(checkpoints(&folder.join("run")).1, expected.1);
 }
 
