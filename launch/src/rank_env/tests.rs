@@ -159,57 +159,67 @@ fn every_starter_is_recognised() {
         ])
     };
     let indexed = pod(&[("JOB_COMPLETION_INDEX", "2"), ("WORLD_SIZE", "3")]);
-    let slurm_port = 20_000 + 6_041;
-    let requeued = [&SRUN[..], &[("SLURM_RESTART_COUNT", "2")]].concat();
-    let reserved = [&SRUN[..], &[("SLURM_STEP_RESV_PORTS", "12000-12001,12010")]].concat();
-    // torchrun itself listens on the port that it names.
-    let hosted = [("TORCHELASTIC_USE_AGENT_STORE", "True"), ("TORCHELASTIC_RESTART_COUNT", "2")];
-    let torchrun = [&FULL[..], &hosted].concat();
     // Under srun, mpirun's own daemons are the tasks.
     let mpi_in_slurm = [&OPEN_MPI[..], &MASTER, &SRUN].concat();
     let exported = [&SRUN[..], &MASTER, &[("RANK", "7"), ("WORLD_SIZE", "11")]].concat();
-    let master = |port| (port, StorePort::Master);
-    let first_free = |ports: &[u16], restarts| {
-        let job = format!("slurm 4711.0, start {restarts}");
-        (ports[0], StorePort::FirstFree { ports: ports.to_vec(), job })
-    };
-    let own: Vec<u16> =
-        (0..8).map(|tried| 20_000 + (slurm_port - 20_000 + tried * 1_013) % 10_000).collect();
     let cases = [
-        (&torchrun[..], [5, 1, 8, 4], "node0", (29500, StorePort::Published)),
-        (&SRUN[..], [7, 3, 11, 4], "gpu003", first_free(&own, 0)),
-        (&requeued, [7, 3, 11, 4], "gpu003", first_free(&own, 2)),
-        (&reserved, [7, 3, 11, 4], "gpu003", first_free(&[12000, 12001, 12010], 0)),
-        (&[&SRUN[..], &MASTER].concat(), [7, 3, 11, 4], "head", master(4000)),
-        (&exported, [7, 3, 11, 4], "head", master(4000)),
-        (&[&OPEN_MPI[..], &MASTER].concat(), [3, 1, 4, 2], "head", master(4000)),
-        (&mpi_in_slurm, [3, 1, 4, 2], "head", master(4000)),
-        (&hydra, [1, 1, 2, 2], "127.0.0.1", master(4000)),
-        (&pytorch_job(""), [2, 0, 3, 1], "job-0.svc", master(29500)),
-        (&pytorch_job("1"), [2, 0, 3, 1], "job-0.svc", master(29500)),
-        (&pytorch_job("auto"), [2, 0, 3, 1], "job-0.svc", master(29500)),
-        (&pytorch_job("gpu"), [2, 0, 3, 1], "job-0.svc", master(29500)),
-        (&indexed, [2, 0, 3, 1], "job-0.svc", master(29500)),
+        (&[&SRUN[..], &MASTER].concat()[..], [7, 3, 11, 4], "head", 4000),
+        (&exported, [7, 3, 11, 4], "head", 4000),
+        (&[&OPEN_MPI[..], &MASTER].concat(), [3, 1, 4, 2], "head", 4000),
+        (&mpi_in_slurm, [3, 1, 4, 2], "head", 4000),
+        (&hydra, [1, 1, 2, 2], "127.0.0.1", 4000),
+        (&pytorch_job(""), [2, 0, 3, 1], "job-0.svc", 29500),
+        (&pytorch_job("1"), [2, 0, 3, 1], "job-0.svc", 29500),
+        (&pytorch_job("auto"), [2, 0, 3, 1], "job-0.svc", 29500),
+        (&pytorch_job("gpu"), [2, 0, 3, 1], "job-0.svc", 29500),
+        (&indexed, [2, 0, 3, 1], "job-0.svc", 29500),
         // A launcher inside of all that is nearest.
-        (&[&mpi_in_slurm[..], &FULL].concat(), [5, 1, 8, 4], "node0", master(29500)),
+        (&[&mpi_in_slurm[..], &FULL].concat(), [5, 1, 8, 4], "node0", 29500),
     ];
-    for (pairs, [rank, local_rank, world_size, local_world_size], address, port) in cases {
-        // The last of equal names counts, as in a shell.
-        let pairs: Vec<_> = pairs.iter().rev().copied().collect();
-        let master_addr = address.to_owned();
-        let (master_port, store_port) = port;
-        let expected = RankEnv {
-            rank,
-            local_rank,
-            world_size,
-            local_world_size,
-            master_addr,
-            master_port,
-            store_port,
-        };
-        assert_eq!(read(&pairs), Ok(Some(expected)), "{pairs:?}");
-        assert_eq!(place(&pairs), Ok(Some((rank, world_size))), "{pairs:?}");
+    for (pairs, place, address, port) in cases {
+        assert_described(pairs, place, address, port, StorePort::Master);
     }
+}
+
+/// `pairs`, of equal names the last, are read as this.
+fn assert_described(
+    pairs: &[(&'static str, &'static str)],
+    [rank, local_rank, world_size, local_world_size]: [usize; 4],
+    address: &str,
+    master_port: u16,
+    store_port: StorePort,
+) {
+    // The last of equal names counts, as in a shell.
+    let pairs: Vec<_> = pairs.iter().rev().copied().collect();
+    let expected = RankEnv {
+        rank,
+        local_rank,
+        world_size,
+        local_world_size,
+        master_addr: address.to_owned(),
+        master_port,
+        store_port,
+    };
+    assert_eq!(read(&pairs), Ok(Some(expected)), "{pairs:?}");
+    assert_eq!(place(&pairs), Ok(Some((rank, world_size))), "{pairs:?}");
+}
+
+#[test]
+fn ports_that_nobody_chose_are_looked_for() {
+    let own: Vec<u16> = (0..8).map(|tried| 20_000 + (6_041 + tried * 1_013) % 10_000).collect();
+    for (more, ports, starts) in [
+        (&[][..], &own[..], 0),
+        (&[("SLURM_RESTART_COUNT", "2")], &own, 2),
+        (&[("SLURM_STEP_RESV_PORTS", "12000-12001,12010")], &[12000, 12001, 12010], 0),
+    ] {
+        let job = format!("slurm 4711.0, start {starts}");
+        let store_port = StorePort::FirstFree { ports: ports.to_vec(), job };
+        let pairs = [&SRUN[..], more].concat();
+        assert_described(&pairs, [7, 3, 11, 4], "gpu003", ports[0], store_port);
+    }
+    // torchrun itself listens on the port that it names.
+    let torchrun = [&FULL[..], &[("TORCHELASTIC_USE_AGENT_STORE", "True")]].concat();
+    assert_described(&torchrun, [5, 1, 8, 4], "node0", 29500, StorePort::Published);
 }
 
 #[test]
