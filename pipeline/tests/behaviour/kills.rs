@@ -100,11 +100,18 @@ fn a_build_killed_again_and_again_ends_as_one_left_alone() {
     for seed in 0..2 {
         let output = collection.output(&format!("killed{seed}"));
         let name = output.to_string_lossy().into_owned();
-        let (mut draws, mut kills) = (Draws(seed), 0);
+        let (mut draws, mut kills, mut rounds) = (Draws(seed), 0, 0);
         while kills < MOST_KILLS {
             let mut child = silent(hqseg(&["build", &config, "--output", &name]));
             if !kill_at_change(&mut child, &output, draws.next(25)) {
-                break;
+                if kills > 3 {
+                    break;
+                }
+                // Where this test gets little of the processor, it sees few changes in time.
+                std::fs::remove_dir_all(&output).unwrap();
+                (kills, rounds) = (0, rounds + 1);
+                assert!(rounds < 20, "never more than 3 kills with seed {seed}");
+                continue;
             }
             kills += 1;
             if !output.join("manifest.json").exists() {
@@ -114,7 +121,6 @@ fn a_build_killed_again_and_again_ends_as_one_left_alone() {
                 assert!(stderr.contains("no manifest.json") || stderr.contains("no such folder"));
             }
         }
-        assert!(kills > 3, "only {kills} kills with seed {seed}");
         let (succeeded, _, stderr) = run(&["build", &config, "--output", &name]);
         assert!(succeeded, "{stderr}");
         assert!(contents(&output) == whole, "seed {seed}, {kills} kills");

@@ -11,6 +11,9 @@ use tests::{lines, program, python};
 use crate::running::{Running, end, spawn, stderr};
 use crate::{checkpoints, ended, folder, start, train};
 
+/// Long enough for ranks that start on a busy machine, one of them late.
+const PATIENT: [&str; 2] = ["--set", "train.collective_timeout_secs=120"];
+
 /// Checkpoints and digest of a training of two ranks that `launch` starts, to compare with.
 fn expected(folder: &Path) -> (Vec<u64>, String) {
     train(folder, "whole", &[]);
@@ -38,7 +41,7 @@ fn ranks_of_torchrun_meet_over_its_store_again_after_a_restart_and_one_after_the
     // Rank 1 fails in the first round after the ranks met. In the second, a training that is started
     // anew and one that finds all done follow each other under the same torchrun.
     let body = r#"
-        set -- "$HQSAM" train tiny.toml --set train.checkpoint_every_steps=1
+        set -- "$HQSAM" train tiny.toml --set train.checkpoint_every_steps=1 "$@"
         if [ "$RANK $TORCHELASTIC_RESTART_COUNT" = "1 0" ]; then
             "$@" &
             until [ -s run/steps.jsonl ]; do sleep 0.05; done
@@ -46,7 +49,8 @@ fn ranks_of_torchrun_meet_over_its_store_again_after_a_restart_and_one_after_the
         fi
         "$@" && exec "$@" --resume"#;
     let mut command = torchrun(&python, &["--standalone", "--nproc-per-node", "2"]);
-    command.args(["--max-restarts", "1", "--no-python", "sh", "-c", body]).current_dir(folder);
+    command.args(["--max-restarts", "1", "--no-python", "sh", "-c", body, "sh"]);
+    command.args(PATIENT).current_dir(folder);
     let (output, text) = ended(start(&mut command));
     assert!(output.status.success(), "{text}");
     assert_eq!(checkpoints(&folder.join("run")).0.last(), Some(&8), "{text}");
@@ -76,7 +80,8 @@ fn ranks_of_torchrun_on_two_nodes_need_no_port_beside_its_own() {
             let own = ["--nnodes", "2", "--node-rank", node, "--nproc-per-node", "1"];
             let mut command = torchrun(&python, &own);
             command.args(["--master-addr", "127.0.0.1", "--master-port", &port, "--no-python"]);
-            command.arg(program("hqsam")).args(["train", "tiny.toml"]).current_dir(folder);
+            command.arg(program("hqsam")).args(["train", "tiny.toml"]).args(PATIENT);
+            command.current_dir(folder);
             start(&mut command)
         })
         .collect();
@@ -114,7 +119,8 @@ fn tasks_of_slurm_meet_beside_whoever_took_the_ports_of_their_job() {
     let ranks: Vec<Running> = (0..2)
         .map(|rank| {
             let mut command = Command::new(program("hqsam"));
-            command.args(["train", "tiny.toml"]).current_dir(folder).stdin(Stdio::null());
+            command.args(["train", "tiny.toml"]).args(PATIENT).stdin(Stdio::null());
+            command.current_dir(folder);
             spawn(command.envs(srun(rank)).env("OMP_NUM_THREADS", "1"))
         })
         .collect();
