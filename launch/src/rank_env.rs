@@ -66,7 +66,11 @@ pub enum StorePort {
     },
     /// Any. At `master_port` torchrun itself listens, with a key-value store (torch's TCPStore) in
     /// which rank 0 publishes its own port.
-    Published,
+    Published {
+        /// Tells the ranks of this start from those before a restart, which may still be alive. The
+        /// same for all starts where torchrun runs on several machines: each counts its own restarts.
+        group: String,
+    },
 }
 
 /// An environment that only half says who this process is, or contradicts itself.

@@ -36,7 +36,9 @@ fn rendezvous(env: &RankEnv) -> Rendezvous {
         StorePort::FirstFree { ports, job } => {
             c10d::StorePort::FirstFree { ports: ports.clone(), job: job.clone() }
         }
-        StorePort::Published => c10d::StorePort::Published { store: env.master_port },
+        StorePort::Published { group } => {
+            c10d::StorePort::Published { store: env.master_port, group: group.clone() }
+        }
     };
     Rendezvous { address: env.master_addr.clone(), port }
 }

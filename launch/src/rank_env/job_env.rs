@@ -5,12 +5,12 @@ use std::process::Command;
 use super::{RankEnvError, count};
 
 const GROUP_RANK: &str = "GROUP_RANK";
-const GROUP_WORLD_SIZE: &str = "GROUP_WORLD_SIZE";
+pub(super) const GROUP_WORLD_SIZE: &str = "GROUP_WORLD_SIZE";
 const ROLE_NAME: &str = "ROLE_NAME";
 const ROLE_RANK: &str = "ROLE_RANK";
 const ROLE_WORLD_SIZE: &str = "ROLE_WORLD_SIZE";
 const RUN_ID: &str = "TORCHELASTIC_RUN_ID";
-const RESTART_COUNT: &str = "TORCHELASTIC_RESTART_COUNT";
+pub(super) const RESTART_COUNT: &str = "TORCHELASTIC_RESTART_COUNT";
 const MAX_RESTARTS: &str = "TORCHELASTIC_MAX_RESTARTS";
 /// "True" where torchrun itself listens on `MASTER_PORT`.
 pub(super) const USE_AGENT_STORE: &str = "TORCHELASTIC_USE_AGENT_STORE";

@@ -1,6 +1,6 @@
 //! How launchers other than torchrun tell a process its place.
 
-use super::job_env::USE_AGENT_STORE;
+use super::job_env::{GROUP_WORLD_SIZE, RESTART_COUNT, USE_AGENT_STORE};
 use super::slurm::{first_host, reserved_ports, tasks_per_node};
 use super::{
     LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR, MASTER_PORT, RANK, RankEnv, RankEnvError, StorePort,
@@ -140,7 +140,12 @@ pub(super) fn rank_env(lookup: Lookup) -> Result<Option<RankEnv>, RankEnvError> 
 /// torchrun may listen on `MASTER_PORT` itself, where torch's ranks are its clients.
 fn beside_torchrun(lookup: Lookup) -> StorePort {
     match lookup(USE_AGENT_STORE).as_deref() {
-        Some("True") => StorePort::Published,
+        Some("True") => {
+            let restarts = lookup(RESTART_COUNT)
+                .filter(|_| lookup(GROUP_WORLD_SIZE).is_some_and(|machines| machines == "1"));
+            let group = restarts.map_or_else(|| "all".to_owned(), |count| format!("start_{count}"));
+            StorePort::Published { group }
+        }
         _ => StorePort::Master,
     }
 }

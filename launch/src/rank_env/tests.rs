@@ -218,8 +218,12 @@ fn ports_that_nobody_chose_are_looked_for() {
         assert_described(&pairs, [7, 3, 11, 4], "gpu003", ports[0], store_port);
     }
     // torchrun itself listens on the port that it names.
-    let torchrun = [&FULL[..], &[("TORCHELASTIC_USE_AGENT_STORE", "True")]].concat();
-    assert_described(&torchrun, [5, 1, 8, 4], "node0", 29500, StorePort::Published);
+    let torchrun = [("TORCHELASTIC_USE_AGENT_STORE", "True"), ("TORCHELASTIC_RESTART_COUNT", "3")];
+    for (machines, group) in [("1", "start_3"), ("2", "all")] {
+        let pairs = [&FULL[..], &torchrun, &[("GROUP_WORLD_SIZE", machines)]].concat();
+        let published = StorePort::Published { group: group.to_owned() };
+        assert_described(&pairs, [5, 1, 8, 4], "node0", 29500, published);
+    }
 }
 
 #[test]

@@ -8,7 +8,7 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::C10dError;
 use crate::ffi::{GroupHandle, StoreHandle};
-use crate::rendezvous::Rendezvous;
+use crate::rendezvous::{Met, Rendezvous};
 use crate::roll_call::{Blame, RollCall};
 
 /// Which engine moves the data.
@@ -97,12 +97,12 @@ impl ProcessGroup {
         if backend == Backend::Nccl && !cfg!(nccl) {
             return Err(C10dError::NcclNotBuilt { rank });
         }
-        let (meeting, store) = rendezvous.open(rank, world_size, timeout)?;
-        let host = meeting.sign_in(&store)?.to_string();
+        let Met { meeting, store, host } = rendezvous.meet(rank, world_size, timeout)?;
         let start = |reason| C10dError::Start { rank, backend, reason };
         let roll_call =
             RollCall::start(meeting.connect()?, rank).map_err(|error| start(error.to_string()))?;
-        let control = GroupHandle::gloo(&store, rank, world_size, timeout, &host).map_err(start)?;
+        let control = GroupHandle::gloo(&store, rank, world_size, timeout, &host.to_string())
+            .map_err(start)?;
         let data = match backend {
             Backend::Gloo => None,
             Backend::Nccl => Some(nccl_group(&store, rank, world_size, timeout)?),

@@ -1,20 +1,22 @@
 //! Where the ranks of a group meet: rank 0 takes a port and keeps it, the others find it.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::net::{TcpStream, ToSocketAddrs};
+use std::net::{IpAddr, TcpStream, ToSocketAddrs};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use crate::error::C10dError;
 use crate::ffi::StoreHandle;
-use crate::store::{Meeting, POLL, route};
+use crate::store::{Meeting, POLL, is_complete, route};
 
 /// How long a store that may be rank 0's has to answer. What listens there may be something else.
 const PROBE: Duration = Duration::from_secs(2);
 /// In rank 0's store: whose it is.
 const OWNER: &str = "owner";
-/// In a store that somebody else hosts: address, port and owner of rank 0's.
-const PUBLISHED: &str = "hqsam/rank_0";
+/// In rank 0's store: the number of ranks of its group.
+const WORLD_SIZE: &str = "world_size";
+/// The owner of a store at a fixed port, of which there is one.
+const FIXED: &str = "the only one";
 
 /// Where the ranks of a group meet.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +30,7 @@ pub struct Rendezvous {
 /// How the ranks know the port of rank 0's store. Rank 0 never lets go of a port that it found free.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum StorePort {
-    /// This one, which must be free.
+    /// This one, which must be free where rank 0 runs.
     Fixed(u16),
     /// The first of `ports` that is free where rank 0 runs; the others look for it there.
     FirstFree {
@@ -42,6 +44,9 @@ pub enum StorePort {
     Published {
         /// Of the other store.
         store: u16,
+        /// What tells this group from earlier ones, as far as all of its ranks know it. Where they do
+        /// not, the last word holds.
+        group: String,
     },
 }
 
@@ -51,48 +56,66 @@ impl Rendezvous {
         Self { address: address.into(), port: StorePort::Fixed(port) }
     }
 
-    /// Opens the store on rank 0, finds it on the others.
-    pub(crate) fn open(
+    /// Opens the store on rank 0, finds it on the others, and waits there until every rank came.
+    pub(crate) fn meet(
         &self,
         rank: usize,
         world_size: usize,
         timeout: Duration,
-    ) -> Result<(Meeting, StoreHandle), C10dError> {
+    ) -> Result<Met, C10dError> {
         let address = self.address.clone();
         let deadline = Instant::now() + timeout;
         let at = |address, port| Meeting { rank, world_size, address, port, timeout };
-        match &self.port {
-            StorePort::Fixed(port) => {
-                let meeting = at(address, *port);
-                let store = if rank == 0 { meeting.host() } else { meeting.connect() }?;
-                Ok((meeting, store))
-            }
-            StorePort::FirstFree { ports, job } if rank == 0 => {
-                let meetings = ports.iter().map(|&port| at(address.clone(), port));
-                host_first_free(meetings, job)
-            }
-            StorePort::FirstFree { ports, job } => {
-                let place = |&port| Place::new(at(address.clone(), port), job);
-                find(ports.iter().map(place).collect(), deadline)
-            }
-            StorePort::Published { store } => {
+        let (ports, owner) = match &self.port {
+            StorePort::Fixed(port) => (std::slice::from_ref(port), FIXED),
+            StorePort::FirstFree { ports, job } => (&ports[..], job.as_str()),
+            StorePort::Published { store, group } => {
                 let other = at(address, *store);
                 let notes = other.connect().map_err(|error| error.of_other_store(&other))?;
-                if rank == 0 { publish(other, &notes) } else { look_up(&other, &notes, deadline) }
+                let board = Board { other, notes, key: format!("hqsam/{group}/rank_0") };
+                return if rank == 0 { board.publish() } else { board.follow(deadline) };
             }
+        };
+        let meetings = ports.iter().map(|&port| at(address.clone(), port));
+        let (meeting, store) = if rank == 0 {
+            host_first_free(meetings, owner)?
+        } else {
+            find(meetings.map(|meeting| Place::new(meeting, owner)).collect(), deadline)?
+        };
+        Met::at(meeting, store)
+    }
+}
+
+/// A group that is complete.
+pub(crate) struct Met {
+    pub(crate) meeting: Meeting,
+    pub(crate) store: StoreHandle,
+    /// The address of this machine at which the others reach it.
+    pub(crate) host: IpAddr,
+}
+
+impl Met {
+    /// Signs in and waits for the other ranks.
+    fn at(meeting: Meeting, store: StoreHandle) -> Result<Self, C10dError> {
+        let arrival = meeting.sign_in(&store)?;
+        loop {
+            if let Some(host) = arrival.host_of_complete()? {
+                return Ok(Self { meeting, store, host });
+            }
+            std::thread::sleep(POLL);
         }
     }
 }
 
 fn host_first_free(
     meetings: impl Iterator<Item = Meeting>,
-    job: &str,
+    owner: &str,
 ) -> Result<(Meeting, StoreHandle), C10dError> {
     let mut failure = C10dError::NoPorts;
     for meeting in meetings {
         match meeting.host() {
             Ok(store) => {
-                set(&meeting, &store, OWNER, job)?;
+                own(&meeting, &store, owner)?;
                 return Ok((meeting, store));
             }
             Err(error) => failure = error,
@@ -110,61 +133,108 @@ fn find(mut places: Vec<Place>, deadline: Instant) -> Result<(Meeting, StoreHand
         }
         if Instant::now() >= deadline {
             let first = places.first().ok_or(C10dError::NoPorts)?;
-            let reason = format!("none of {} ports is that of this job", places.len());
+            let reason = match places.len() {
+                1 => first.found.text().to_owned(),
+                number => format!("none of {number} ports is that of this job"),
+            };
             return Err(first.meeting.unreachable(reason));
         }
         std::thread::sleep(POLL);
     }
 }
 
-/// Hosts a store on a port of the kernel's choice and leaves word of it in the other one.
-fn publish(other: Meeting, notes: &StoreHandle) -> Result<(Meeting, StoreHandle), C10dError> {
-    let here = Meeting { address: "localhost".to_owned(), port: 0, ..other.clone() };
-    let store = here.host()?;
-    let owner = RandomState::new().build_hasher().finish().to_string();
-    let meeting = Meeting { port: store.port(), ..here };
-    set(&meeting, &store, OWNER, &owner)?;
-    // Where the way to the other store is loopback, its name means this machine, for all ranks.
-    let own = route(&other.address, other.port).map(|(own, _)| own).filter(|ip| !ip.is_loopback());
-    let address = own.map_or_else(|| other.address.clone(), |ip| ip.to_string());
-    let note = format!("{address} {} {owner}", meeting.port);
-    notes
-        .set(PUBLISHED, &note)
-        .map_err(|reason| other.unreachable(reason).of_other_store(&other))?;
-    Ok((Meeting { address, ..meeting }, store))
+/// A store that somebody else hosts, where rank 0 leaves word of its own.
+struct Board {
+    other: Meeting,
+    notes: StoreHandle,
+    /// There: address, port and owner of rank 0's store.
+    key: String,
 }
 
-/// Reads where rank 0 listens until it answers there: word of an earlier group stays in the store.
-fn look_up(
-    other: &Meeting,
-    notes: &StoreHandle,
-    deadline: Instant,
-) -> Result<(Meeting, StoreHandle), C10dError> {
-    let (mut word, mut place) = (None, None);
-    loop {
-        let found = notes
-            .get(PUBLISHED)
-            .map_err(|reason| other.unreachable(reason).of_other_store(other))?;
-        if found != word {
-            place = found.as_deref().and_then(|word| told_place(word, other));
-            word = found;
+impl Board {
+    /// Hosts a store on a port of the kernel's choice and leaves word of it.
+    fn publish(self) -> Result<Met, C10dError> {
+        let Self { other, notes, key } = self;
+        let here = Meeting { address: "localhost".to_owned(), port: 0, ..other.clone() };
+        let store = here.host()?;
+        let owner = RandomState::new().build_hasher().finish().to_string();
+        let meeting = Meeting { port: store.port(), ..here };
+        own(&meeting, &store, &owner)?;
+        // Where the way to the other store is loopback, its name means this machine, for all ranks.
+        let own = route(&other.address, other.port).map(|(own, _)| own);
+        let own = own.filter(|ip| !ip.is_loopback());
+        let address = own.map_or_else(|| other.address.clone(), |ip| ip.to_string());
+        let note = format!("{address} {} {owner}", meeting.port);
+        notes
+            .set(&key, &note)
+            .map_err(|reason| other.unreachable(reason).of_other_store(&other))?;
+        Met::at(Meeting { address, ..meeting }, store)
+    }
+
+    /// Goes where rank 0 left word of, and on to another place if that one ends or there is newer word
+    /// before the group is complete: word of an earlier group stays in the store, and its rank 0 may
+    /// still wait.
+    fn follow(self, deadline: Instant) -> Result<Met, C10dError> {
+        loop {
+            let (word, (meeting, store)) = self.look_up(deadline)?;
+            match self.stay(&word, &meeting, &store) {
+                Ok(Some(host)) => return Ok(Met { meeting, store, host }),
+                Ok(None) | Err(C10dError::MasterUnreachable { .. }) => {}
+                Err(error) => return Err(error),
+            }
         }
-        if let Some(place) = place.as_mut()
-            && place.is_rank_0()
-        {
-            return place.join();
+    }
+
+    /// Waits there for the other ranks for as long as the word holds.
+    fn stay(
+        &self,
+        word: &str,
+        meeting: &Meeting,
+        store: &StoreHandle,
+    ) -> Result<Option<IpAddr>, C10dError> {
+        let arrival = meeting.sign_in(store)?;
+        while self.word()?.as_deref() == Some(word) {
+            if let Some(host) = arrival.host_of_complete()? {
+                return Ok(Some(host));
+            }
+            std::thread::sleep(POLL);
         }
-        if Instant::now() >= deadline {
-            return Err(match place {
-                Some(place) => {
-                    place.meeting.unreachable("it left word of this port and is gone".to_owned())
-                }
-                None => {
-                    other.unreachable("it has not left word in the store of this port".to_owned())
-                }
-            });
+        Ok(None)
+    }
+
+    fn word(&self) -> Result<Option<String>, C10dError> {
+        let found = self.notes.get(&self.key);
+        found.map_err(|reason| self.other.unreachable(reason).of_other_store(&self.other))
+    }
+
+    /// Reads where rank 0 listens until it answers there and waits for ranks.
+    fn look_up(&self, deadline: Instant) -> Result<(String, (Meeting, StoreHandle)), C10dError> {
+        let (mut word, mut place) = (None, None);
+        loop {
+            let found = self.word()?;
+            if found != word {
+                place = found.as_deref().and_then(|word| told_place(word, &self.other));
+                word = found;
+            }
+            if let (Some(word), Some(place)) = (&word, place.as_mut())
+                && place.is_rank_0()
+            {
+                return Ok((word.clone(), place.join()?));
+            }
+            if Instant::now() >= deadline {
+                let (meeting, reason) = match place {
+                    Some(Place { meeting, found, .. }) => {
+                        (meeting, format!("it left word of this port: {}", found.text()))
+                    }
+                    None => {
+                        let reason = "it has not left word in the store of this port";
+                        (self.other.clone(), reason.to_owned())
+                    }
+                };
+                return Err(meeting.unreachable(reason));
+            }
+            std::thread::sleep(POLL);
         }
-        std::thread::sleep(POLL);
     }
 }
 
@@ -175,34 +245,67 @@ fn told_place(word: &str, other: &Meeting) -> Option<Place> {
     Some(Place::new(Meeting { address: address.to_owned(), port, ..other.clone() }, owner))
 }
 
+/// What is where rank 0 may listen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Found {
+    Nobody,
+    Silent,
+    Stranger,
+    /// Rank 0 of a group whose ranks all came: one that ends, and this rank belongs to the next.
+    Complete,
+    /// Rank 0 of a group of another number of ranks.
+    OtherSize,
+    Rank0,
+}
+
+impl Found {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody listens there",
+            Self::Silent => "what listens there takes connections and does not answer",
+            Self::Stranger => "what listens there is not the store of this job",
+            Self::Complete => "the group that met there is complete without this rank",
+            Self::OtherSize => "the group there has another WORLD_SIZE",
+            Self::Rank0 => "it answered too late",
+        }
+    }
+}
+
 /// Where rank 0 may listen.
 struct Place {
     meeting: Meeting,
     /// What rank 0's store says there.
     owner: String,
+    /// When it was last looked at.
+    found: Found,
     /// Asked, and no answer yet. What takes a connection and then is silent would hold libtorch for
     /// ever: it gets one thread, which stays until the process ends.
-    asked: Option<Receiver<bool>>,
+    asked: Option<Receiver<Found>>,
 }
 
 impl Place {
     fn new(meeting: Meeting, owner: &str) -> Self {
-        Self { meeting, owner: owner.to_owned(), asked: None }
+        Self { meeting, owner: owner.to_owned(), found: Found::Nobody, asked: None }
     }
 
-    /// Whether a store answers there that says so.
+    /// Whether rank 0 answers there and its group still waits for ranks.
     fn is_rank_0(&mut self) -> bool {
+        self.found = self.look();
+        self.found == Found::Rank0
+    }
+
+    fn look(&mut self) -> Found {
         let (answer, patience) = match self.asked.take() {
             Some(answer) => (answer, Duration::ZERO),
-            None if !self.is_listening() => return false,
+            None if !self.is_listening() => return Found::Nobody,
             None => (self.ask(), PROBE),
         };
         match answer.recv_timeout(patience) {
             Ok(found) => found,
-            Err(RecvTimeoutError::Disconnected) => false,
+            Err(RecvTimeoutError::Disconnected) => Found::Nobody,
             Err(RecvTimeoutError::Timeout) => {
                 self.asked = Some(answer);
-                false
+                Found::Silent
             }
         }
     }
@@ -214,13 +317,21 @@ impl Place {
         )
     }
 
-    fn ask(&self) -> Receiver<bool> {
+    fn ask(&self) -> Receiver<Found> {
         let (sender, answer) = channel();
         let (meeting, owner) = (self.meeting.clone(), self.owner.clone());
         let ask = move || {
-            let found = StoreHandle::new(&meeting.address, meeting.port, false, PROBE)
-                .and_then(|store| store.get(OWNER));
-            let _ = sender.send(found.is_ok_and(|found| found.as_ref() == Some(&owner)));
+            let found = || -> Result<Found, String> {
+                let store = StoreHandle::new(&meeting.address, meeting.port, false, PROBE)?;
+                if store.get(OWNER)?.as_ref() != Some(&owner) {
+                    return Ok(Found::Stranger);
+                }
+                if store.get(WORLD_SIZE)? != Some(meeting.world_size.to_string()) {
+                    return Ok(Found::OtherSize);
+                }
+                Ok(if is_complete(&store)? { Found::Complete } else { Found::Rank0 })
+            };
+            let _ = sender.send(found().unwrap_or(Found::Stranger));
         };
         // Without a thread nobody answers, and it is asked again.
         let _ = std::thread::Builder::new().name("c10d-probe".to_owned()).spawn(ask);
@@ -233,6 +344,10 @@ impl Place {
     }
 }
 
-fn set(meeting: &Meeting, store: &StoreHandle, key: &str, value: &str) -> Result<(), C10dError> {
-    store.set(key, value).map_err(|reason| meeting.unreachable(reason))
+/// Says whose store it is; the owner last, which is what others look for.
+fn own(meeting: &Meeting, store: &StoreHandle, owner: &str) -> Result<(), C10dError> {
+    store
+        .set(WORLD_SIZE, &meeting.world_size.to_string())
+        .and_then(|()| store.set(OWNER, owner))
+        .map_err(|reason| meeting.unreachable(reason))
 }

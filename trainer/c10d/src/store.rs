@@ -13,6 +13,10 @@ const FAREWELL: Duration = Duration::from_secs(3);
 /// Set by rank 0 when it gave up waiting.
 const GAVE_UP: &str = "gave_up";
 
+/// Set when every rank signed in. From then on the group takes nobody: whoever comes later belongs to
+/// the next one, as after a restart while this group's ranks still end.
+const COMPLETE: &str = "complete";
+
 /// A group at the port of rank 0's store.
 #[derive(Clone)]
 pub(crate) struct Meeting {
@@ -37,39 +41,13 @@ impl Meeting {
             .map_err(|reason| self.unreachable(reason))
     }
 
-    /// Signs in and waits until every rank did, at most for the timeout. Returns the address of this
-    /// machine at which the others reach it.
-    pub(crate) fn sign_in(&self, store: &StoreHandle) -> Result<IpAddr, C10dError> {
-        let deadline = Instant::now() + self.timeout;
+    /// Says that this rank is here.
+    pub(crate) fn sign_in<'a>(&'a self, store: &'a StoreHandle) -> Result<Arrival<'a>, C10dError> {
         let (own, master) = route(&self.address, self.port).unwrap_or((LOOPBACK, LOOPBACK));
         store
             .set(&joined(self.rank), &master.to_string())
             .map_err(|reason| self.unreachable(reason))?;
-        loop {
-            let mut missing = Vec::new();
-            let mut masters = Vec::new();
-            for peer in 0..self.world_size {
-                match store.get(&joined(peer)).map_err(|reason| self.unreachable(reason))? {
-                    Some(master) => masters.extend(master.parse::<IpAddr>()),
-                    None => missing.push(peer),
-                }
-            }
-            if missing.is_empty() {
-                return Ok(own_address(own, &masters));
-            }
-            let told = store.get(GAVE_UP).map_err(|reason| self.unreachable(reason))?.is_some();
-            if told || Instant::now() >= deadline {
-                self.give_up(store, &missing).map_err(|reason| self.unreachable(reason))?;
-                return Err(C10dError::MissingRanks {
-                    rank: self.rank,
-                    joined: self.world_size - missing.len(),
-                    world_size: self.world_size,
-                    missing,
-                    timeout: self.timeout,
-                });
-            }
-            std::thread::sleep(POLL);
-        }
+        Ok(Arrival { meeting: self, store, own, deadline: Instant::now() + self.timeout })
     }
 
     /// The store ends with rank 0: the others learn first why.
@@ -96,6 +74,55 @@ impl Meeting {
             reason,
         }
     }
+}
+
+/// A rank that signed in.
+pub(crate) struct Arrival<'a> {
+    meeting: &'a Meeting,
+    store: &'a StoreHandle,
+    /// The address from which this machine reaches rank 0's.
+    own: IpAddr,
+    deadline: Instant,
+}
+
+impl Arrival<'_> {
+    /// Once every rank signed in, the address of this machine at which the others reach it.
+    ///
+    /// # Errors
+    /// Ranks that did not come within the timeout, a store that is gone.
+    pub(crate) fn host_of_complete(&self) -> Result<Option<IpAddr>, C10dError> {
+        let &Self { meeting, store, own, deadline } = self;
+        let unreachable = |reason| meeting.unreachable(reason);
+        let mut missing = Vec::new();
+        let mut masters = Vec::new();
+        for peer in 0..meeting.world_size {
+            match store.get(&joined(peer)).map_err(unreachable)? {
+                Some(master) => masters.extend(master.parse::<IpAddr>()),
+                None => missing.push(peer),
+            }
+        }
+        if missing.is_empty() {
+            store.set(COMPLETE, "1").map_err(unreachable)?;
+            return Ok(Some(own_address(own, &masters)));
+        }
+        let told = store.get(GAVE_UP).map_err(unreachable)?.is_some();
+        if !told && Instant::now() < deadline {
+            return Ok(None);
+        }
+        meeting.give_up(store, &missing).map_err(unreachable)?;
+        Err(C10dError::MissingRanks {
+            rank: meeting.rank,
+            joined: meeting.world_size - missing.len(),
+            world_size: meeting.world_size,
+            missing,
+            timeout: meeting.timeout,
+        })
+    }
+}
+
+/// Whether every rank of the group at `store` signed in.
+pub(crate) fn is_complete(store: &StoreHandle) -> Result<bool, String> {
+    Ok(store.get(COMPLETE)?.is_some())
 }
 
 /// The address from which this machine sends to that one, and that one's own.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use c10d::{Backend, C10dError, Fault, ProcessGroup, ReduceOp, Rendezvous, StorePort, device};
 use tch::{Device, Kind, Tensor};
 
+mod meetings;
 mod ranks;
 
 /// A case: its name and its test.
@@ -23,14 +24,20 @@ const CASES: &[Case] = &[
     ("a_killed_rank_0_is_named", a_killed_rank_0_is_named),
     ("a_late_peer_is_named", a_late_peer_is_named),
     ("a_stopped_peer_is_named", a_stopped_peer_is_named),
-    ("a_missing_rank_is_named_at_start", a_missing_rank_is_named_at_start),
-    ("a_missing_rank_0_is_named_at_start", a_missing_rank_0_is_named_at_start),
-    ("a_taken_port_is_an_error", a_taken_port_is_an_error),
-    ("ranks_meet_at_the_first_free_port", ranks_meet_at_the_first_free_port),
-    ("a_missing_rank_0_is_named_at_free_ports", a_missing_rank_0_is_named_at_free_ports),
-    ("ranks_meet_where_rank_0_published", ranks_meet_where_rank_0_published),
-    ("word_of_a_rank_0_that_is_gone_is_told", word_of_a_rank_0_that_is_gone_is_told),
-    ("another_store_that_is_missing_is_named", another_store_that_is_missing_is_named),
+    ("a_missing_rank_is_named_at_start", meetings::a_missing_rank_is_named_at_start),
+    ("a_missing_rank_0_is_named_at_start", meetings::a_missing_rank_0_is_named_at_start),
+    ("a_taken_port_is_an_error", meetings::a_taken_port_is_an_error),
+    ("ranks_meet_at_the_first_free_port", meetings::ranks_meet_at_the_first_free_port),
+    ("a_missing_rank_0_is_named_at_free_ports", meetings::a_missing_rank_0_is_named_at_free_ports),
+    ("ranks_meet_where_rank_0_published", meetings::ranks_meet_where_rank_0_published),
+    ("word_of_a_rank_0_that_is_gone_is_told", meetings::word_of_a_rank_0_that_is_gone_is_told),
+    ("another_store_that_is_missing_is_named", meetings::another_store_that_is_missing_is_named),
+    ("a_port_of_somebody_else_is_told_in_time", meetings::a_port_of_somebody_else_is_told_in_time),
+    ("a_complete_group_takes_nobody", meetings::a_complete_group_takes_nobody),
+    (
+        "ranks_pass_by_a_rank_0_that_waits_in_vain",
+        meetings::ranks_pass_by_a_rank_0_that_waits_in_vain,
+    ),
     ("nccl_without_gpu_is_an_error", nccl_without_gpu_is_an_error),
     ("streams_of_a_missing_gpu_are_errors", streams_of_a_missing_gpu_are_errors),
     ("streams_of_a_gpu_hand_over", streams_of_a_gpu_hand_over),
@@ -138,98 +145,6 @@ fn a_stopped_peer_is_named() {
     let output = children.pop().unwrap().wait_with_output().unwrap();
     Killed(stopped).finish();
     contains(&output, "rank 1 is gone or stopped");
-}
-
-fn a_missing_rank_is_named_at_start() {
-    let started = Instant::now();
-    let outputs = run("start", 4, 0..3);
-    for (rank, output) in outputs.iter().enumerate() {
-        contains(output, &format!("rank {rank}: 3 of 4 ranks joined within 3s; missing: [3]"));
-    }
-    within(started, ranks::TIMEOUT);
-}
-
-fn a_missing_rank_0_is_named_at_start() {
-    let started = Instant::now();
-    let outputs = run("start", 2, 1..2);
-    contains(&outputs[0], "rank 1: rank 0 did not answer at 127.0.0.1:");
-    within(started, ranks::TIMEOUT);
-}
-
-fn a_taken_port_is_an_error() {
-    let taken = std::net::TcpListener::bind(("0.0.0.0", 0)).unwrap();
-    let port = taken.local_addr().unwrap().port();
-    let rendezvous = Rendezvous::fixed("127.0.0.1", port);
-    let error = ProcessGroup::new(Backend::Gloo, 0, 1, &rendezvous, ranks::TIMEOUT).unwrap_err();
-    assert!(matches!(error, C10dError::Listen { port: found, .. } if found == port), "{error}");
-}
-
-/// A group of one, for the store that it hosts.
-fn host(rendezvous: &Rendezvous) -> ProcessGroup {
-    ProcessGroup::new(Backend::Gloo, 0, 1, rendezvous, ranks::TIMEOUT).unwrap()
-}
-
-fn ranks_meet_at_the_first_free_port() {
-    // A stranger that takes connections and says nothing, and the store of another job.
-    let stranger = std::net::TcpListener::bind(("0.0.0.0", 0)).unwrap();
-    let silent = stranger.local_addr().unwrap().port();
-    let (other, free) = (ranks::free_port(), ranks::free_port());
-    let port = StorePort::FirstFree { ports: vec![other], job: "other".to_owned() };
-    let _other = host(&Rendezvous { address: "127.0.0.1".to_owned(), port });
-    let free = format!("free job {silent} {other} {free}");
-    // Rank 0 last: the others look for it before it is there.
-    for (rank, output) in run_at(&free, "values", 3, [2, 1, 0].into_iter()).iter().enumerate() {
-        assert!(output.status.success(), "output {rank}: {}", text(output));
-    }
-    let taken = format!("free job {silent} {other}");
-    contains(
-        &run_at(&taken, "start", 1, 0..1)[0],
-        &format!("rank 0: cannot listen on port {other}"),
-    );
-}
-
-fn a_missing_rank_0_is_named_at_free_ports() {
-    let ports = [ranks::free_port(), ranks::free_port()];
-    let outputs = run_at(&format!("free job {} {}", ports[0], ports[1]), "start", 2, 1..2);
-    let answer = format!("rank 1: rank 0 did not answer at 127.0.0.1:{}", ports[0]);
-    contains(&outputs[0], &answer);
-    contains(&outputs[0], "none of 2 ports is that of this job");
-}
-
-fn ranks_meet_where_rank_0_published() {
-    // Stands for torchrun, which outlives the groups that it starts.
-    let port = ranks::free_port();
-    let _other = host(&Rendezvous::fixed("127.0.0.1", port));
-    let published = format!("published {port}");
-    // The second time there is word of a rank 0 that is gone, the third time of a larger group.
-    for world_size in [2, 3, 2] {
-        let ranks = (0..world_size).rev();
-        for (rank, output) in run_at(&published, "values", world_size, ranks).iter().enumerate() {
-            assert!(output.status.success(), "output {rank}: {}", text(output));
-        }
-    }
-}
-
-fn word_of_a_rank_0_that_is_gone_is_told() {
-    let port = ranks::free_port();
-    let _other = host(&Rendezvous::fixed("127.0.0.1", port));
-    let published = format!("published {port}");
-    contains(
-        &run_at(&published, "start", 2, 1..2)[0],
-        "it has not left word in the store of this port",
-    );
-    assert!(run_at(&published, "values", 1, 0..1)[0].status.success());
-    contains(&run_at(&published, "start", 2, 1..2)[0], "it left word of this port and is gone");
-}
-
-fn another_store_that_is_missing_is_named() {
-    let port = ranks::free_port();
-    for rank in 0..2 {
-        let outputs = run_at(&format!("published {port}"), "start", 2, rank..rank + 1);
-        let expected =
-            format!("rank {rank}: the store of torchrun does not answer at 127.0.0.1:{port}");
-        contains(&outputs[0], &expected);
-    }
 }
 
 fn nccl_without_gpu_is_an_error() {

@@ -18,14 +18,14 @@ fn number(name: &str) -> usize {
     std::env::var(name).unwrap().parse().unwrap()
 }
 
-/// `fixed PORT`, `published PORT` or `free JOB PORT...`, as the test wrote it.
+/// `fixed PORT`, `published PORT GROUP` or `free JOB PORT...`, as the test wrote it.
 fn rendezvous() -> Rendezvous {
     let text = std::env::var("C10D_RENDEZVOUS").unwrap();
     let words: Vec<&str> = text.split(' ').collect();
     let port = |word: &str| word.parse::<u16>().unwrap();
     let port = match words[0] {
         "fixed" => StorePort::Fixed(port(words[1])),
-        "published" => StorePort::Published { store: port(words[1]) },
+        "published" => StorePort::Published { store: port(words[1]), group: words[2].to_owned() },
         _ => StorePort::FirstFree {
             job: words[1].to_owned(),
             ports: words[2..].iter().map(|word| port(word)).collect(),
@@ -42,6 +42,7 @@ fn start(timeout: Duration) -> Result<ProcessGroup, C10dError> {
 pub(crate) fn play(case: &str) {
     match case {
         "start" => say(&start(SHORT).unwrap_err().to_string()),
+        "start_patient" => say(&start(SHORT * 3).unwrap_err().to_string()),
         "values" => values(&start(TIMEOUT).unwrap()),
         "unfit" => unfit(&start(TIMEOUT).unwrap()),
         "disagree_shape" | "disagree_kind" | "disagree_call" => {
@@ -49,6 +50,7 @@ pub(crate) fn play(case: &str) {
         }
         "killed" => killed(&start(TIMEOUT).unwrap(), number("C10D_WORLD_SIZE") - 1),
         "killed_0" => killed(&start(TIMEOUT).unwrap(), 0),
+        "lingering" => lingering(&start(TIMEOUT).unwrap()),
         "late" => late(&start(SHORT).unwrap()),
         "stopped" => stopped(&start(SHORT).unwrap()),
         other => panic!("no case {other}"),
@@ -138,6 +140,14 @@ fn killed(group: &ProcessGroup, victim: usize) {
     let due = if victim == 0 { [Fault::NoStore, Fault::Gone] } else { [Fault::Gone; 2] };
     assert!(*peers == [victim] && due.contains(fault), "{error:?}");
     say(&error.to_string());
+}
+
+/// Rank 0 stays after the others left.
+fn lingering(group: &ProcessGroup) {
+    group.barrier().unwrap();
+    if group.rank() == 0 {
+        std::thread::sleep(SHORT);
+    }
 }
 
 fn late(group: &ProcessGroup) {
