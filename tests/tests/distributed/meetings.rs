@@ -47,6 +47,8 @@ fn ranks_of_torchrun_meet_over_its_store_again_after_a_restart_and_one_after_the
             until [ -s run/steps.jsonl ]; do sleep 0.05; done
             kill -9 $!; exit 1
         fi
+        # A shell that stays would take the signal of torchrun and leave the rank alive.
+        [ $TORCHELASTIC_RESTART_COUNT = 1 ] || exec "$@"
         "$@" && exec "$@" --resume"#;
     let mut command = torchrun(&python, &["--standalone", "--nproc-per-node", "2"]);
     command.args(["--max-restarts", "1", "--no-python", "sh", "-c", body, "sh"]);
