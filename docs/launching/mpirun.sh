@@ -12,7 +12,7 @@ if [ -n "${HOSTS:-}" ]; then
 fi
 variables=(-x MASTER_ADDR -x MASTER_PORT)
 # MPICH and Intel MPI name the option otherwise.
-if ! mpirun --version 2>&1 | grep -q "Open MPI"; then
+if [[ $(mpirun --version 2>&1) != *"Open MPI"* ]]; then
     variables=(-genvlist MASTER_ADDR,MASTER_PORT)
 fi
 exec mpirun -n "$ranks" "${hosts[@]}" "${variables[@]}" "${HQSAM:-hqsam}" train "$@"

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use launch::rank_env::{RankEnv, StorePort};
-use tests::{lines, program, python};
+use tests::{lines, program, python, workspace_root};
 
 use crate::running::{Running, end, spawn, stderr};
 use crate::{checkpoints, ended, folder, start, train};
@@ -85,6 +85,37 @@ fn ranks_of_torchrun_on_two_nodes_need_no_port_beside_its_own() {
             command.arg(program("hqsam")).args(["train", "tiny.toml"]).args(PATIENT);
             command.current_dir(folder);
             start(&mut command)
+        })
+        .collect();
+    for node in nodes {
+        let (output, text) = ended(node);
+        assert!(output.status.success(), "{text}");
+    }
+    assert_eq!(checkpoints(&folder.join("run")).1, expected.1);
+}
+
+#[test]
+fn the_documented_torchrun_starts_our_ranks_on_two_nodes() {
+    let Some(python) = python() else { return };
+    let folder = folder();
+    let folder = folder.path();
+    let expected = expected(folder);
+    let text = format!("#!/bin/sh\nexec {} -m torch.distributed.run \"$@\"\n", python.display());
+    std::fs::write(folder.join("plain"), text).unwrap();
+    // A copy by another process: what this one has open for writing, its children could have open too.
+    let mut install = Command::new("install");
+    let made =
+        install.args(["-m", "755", "plain", "torchrun"]).current_dir(folder).status().unwrap();
+    assert!(made.success());
+    let path = format!("{}:{}", folder.display(), std::env::var("PATH").unwrap());
+    let port = TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port();
+    let nodes: Vec<Running> = (0..2)
+        .map(|_| {
+            let mut command = Command::new(workspace_root().join("docs/launching/torchrun.sh"));
+            command.arg("tiny.toml").args(PATIENT).current_dir(folder).env("PATH", &path);
+            command.env("NNODES", "2").env("RDZV_ENDPOINT", format!("127.0.0.1:{port}"));
+            command.env("NPROC_PER_NODE", "1").env("HQSAM", program("hqsam"));
+            start(command.env("OMP_NUM_THREADS", "1"))
         })
         .collect();
     for node in nodes {
