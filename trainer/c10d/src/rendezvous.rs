@@ -179,7 +179,8 @@ impl Board {
             let (word, (meeting, store)) = self.look_up(deadline)?;
             match self.stay(&word, &meeting, &store) {
                 Ok(Some(host)) => return Ok(Met { meeting, store, host }),
-                Ok(None) | Err(C10dError::MasterUnreachable { .. }) => {}
+                Ok(None) => {}
+                Err(C10dError::MasterUnreachable { .. }) if Instant::now() < deadline => {}
                 Err(error) => return Err(error),
             }
         }

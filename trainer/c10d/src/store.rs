@@ -10,10 +10,10 @@ use crate::ffi::StoreHandle;
 pub(crate) const POLL: Duration = Duration::from_millis(50);
 /// How long rank 0 keeps the store open after it gave up waiting, if ranks do not hear of it sooner.
 const FAREWELL: Duration = Duration::from_secs(3);
-/// Set by rank 0 when it gave up waiting.
+/// Set by rank 0 when it gave up waiting: the ranks that did not come.
 const GAVE_UP: &str = "gave_up";
 
-/// Set when every rank signed in. From then on the group takes nobody: whoever comes later belongs to
+/// Set when every rank signed in: an address of rank 0's machine that is not loopback, if any. From then on the group takes nobody: whoever comes later belongs to
 /// the next one, as after a restart while this group's ranks still end.
 const COMPLETE: &str = "complete";
 
@@ -55,7 +55,8 @@ impl Meeting {
         if self.rank != 0 {
             return store.set(&told(self.rank), "1");
         }
-        store.set(GAVE_UP, "1")?;
+        let ranks: Vec<String> = missing.iter().map(usize::to_string).collect();
+        store.set(GAVE_UP, &ranks.join(" "))?;
         let deadline = Instant::now() + FAREWELL;
         for peer in (1..self.world_size).filter(|peer| !missing.contains(peer)) {
             while store.get(&told(peer))?.is_none() && Instant::now() < deadline {
@@ -91,24 +92,13 @@ impl Arrival<'_> {
     /// # Errors
     /// Ranks that did not come within the timeout, a store that is gone.
     pub(crate) fn host_of_complete(&self) -> Result<Option<IpAddr>, C10dError> {
-        let &Self { meeting, store, own, deadline } = self;
+        let &Self { meeting, store, own, .. } = self;
         let unreachable = |reason| meeting.unreachable(reason);
-        let mut missing = Vec::new();
-        let mut masters = Vec::new();
-        for peer in 0..meeting.world_size {
-            match store.get(&joined(peer)).map_err(unreachable)? {
-                Some(master) => masters.extend(master.parse::<IpAddr>()),
-                None => missing.push(peer),
-            }
-        }
-        if missing.is_empty() {
-            store.set(COMPLETE, "1").map_err(unreachable)?;
-            return Ok(Some(own_address(own, &masters)));
-        }
-        let told = store.get(GAVE_UP).map_err(unreachable)?.is_some();
-        if !told && Instant::now() < deadline {
-            return Ok(None);
-        }
+        let missing = match self.look().map_err(unreachable)? {
+            Roll::Complete(elsewhere) => return Ok(Some(own_address(own, elsewhere))),
+            Roll::Open => return Ok(None),
+            Roll::Closed(missing) => missing,
+        };
         meeting.give_up(store, &missing).map_err(unreachable)?;
         Err(C10dError::MissingRanks {
             rank: meeting.rank,
@@ -118,6 +108,49 @@ impl Arrival<'_> {
             timeout: meeting.timeout,
         })
     }
+
+    /// Rank 0 counts and says so; the others read that, so that a look of all ranks costs the store a
+    /// few requests a rank and not one for each pair.
+    fn look(&self) -> Result<Roll, String> {
+        let &Self { meeting, store, deadline, .. } = self;
+        let is_over = || Instant::now() >= deadline;
+        if meeting.rank != 0 {
+            if let Some(elsewhere) = store.get(COMPLETE)? {
+                return Ok(Roll::Complete(elsewhere.parse().ok()));
+            }
+            if let Some(missing) = store.get(GAVE_UP)? {
+                let ranks = missing.split(' ').filter_map(|rank| rank.parse().ok());
+                return Ok(Roll::Closed(ranks.collect()));
+            }
+            if !is_over() {
+                return Ok(Roll::Open);
+            }
+        }
+        let (mut missing, mut masters) = (Vec::new(), Vec::new());
+        for peer in 0..meeting.world_size {
+            match store.get(&joined(peer))? {
+                Some(master) => masters.extend(master.parse::<IpAddr>()),
+                None => missing.push(peer),
+            }
+        }
+        if missing.is_empty() {
+            let elsewhere = masters.into_iter().find(|master| !master.is_loopback());
+            store
+                .set(COMPLETE, &elsewhere.map_or("nowhere else".to_owned(), |ip| ip.to_string()))?;
+            return Ok(Roll::Complete(elsewhere));
+        }
+        Ok(if is_over() { Roll::Closed(missing) } else { Roll::Open })
+    }
+}
+
+/// Who came to the start of a group.
+enum Roll {
+    /// Everyone. What other machines call rank 0's machine, if there are any.
+    Complete(Option<IpAddr>),
+    /// Not everyone yet.
+    Open,
+    /// These did not come in time.
+    Closed(Vec<usize>),
 }
 
 /// Whether every rank of the group at `store` signed in.
@@ -146,9 +179,8 @@ const LOOPBACK: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 /// `own`, the address from which the master is reached. Where that is loopback, this is the master's
 /// machine, whose own name may mean loopback: then it is what other machines call the master, if
 /// there are any.
-fn own_address(own: IpAddr, masters: &[IpAddr]) -> IpAddr {
-    let elsewhere = masters.iter().find(|master| !master.is_loopback());
-    elsewhere.copied().filter(|_| own.is_loopback()).unwrap_or(own)
+fn own_address(own: IpAddr, elsewhere: Option<IpAddr>) -> IpAddr {
+    elsewhere.filter(|_| own.is_loopback()).unwrap_or(own)
 }
 
 fn joined(rank: usize) -> String {
@@ -167,12 +199,11 @@ mod tests {
     #[test]
     fn a_machine_is_known_by_an_address_that_others_reach() {
         let ip = |text: &str| text.parse::<IpAddr>().unwrap();
-        let masters = [ip("127.0.1.1"), ip("10.0.0.1"), ip("127.0.1.1")];
         // Node 0, whose name means loopback on itself, and node 1.
-        assert_eq!(own_address(LOOPBACK, &masters), ip("10.0.0.1"));
-        assert_eq!(own_address(ip("10.0.0.2"), &masters), ip("10.0.0.2"));
+        assert_eq!(own_address(LOOPBACK, Some(ip("10.0.0.1"))), ip("10.0.0.1"));
+        assert_eq!(own_address(ip("10.0.0.2"), Some(ip("10.0.0.1"))), ip("10.0.0.2"));
         // One machine.
-        assert_eq!(own_address(LOOPBACK, &[LOOPBACK]), LOOPBACK);
-        assert_eq!(own_address(ip("10.0.0.1"), &[ip("10.0.0.1")]), ip("10.0.0.1"));
+        assert_eq!(own_address(LOOPBACK, None), LOOPBACK);
+        assert_eq!(own_address(ip("10.0.0.1"), Some(ip("10.0.0.1"))), ip("10.0.0.1"));
     }
 }
