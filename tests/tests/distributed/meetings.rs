@@ -32,6 +32,13 @@ fn torchrun(python: &Path, arguments: &[&str]) -> Command {
     command
 }
 
+fn assert_all_succeed(nodes: Vec<Running>) {
+    for node in nodes {
+        let (output, text) = ended(node);
+        assert!(output.status.success(), "{text}");
+    }
+}
+
 #[test]
 fn ranks_of_torchrun_meet_over_its_store_again_after_a_restart_and_one_after_the_other() {
     let Some(python) = python() else { return };
@@ -87,10 +94,7 @@ fn ranks_of_torchrun_on_two_nodes_need_no_port_beside_its_own() {
             start(&mut command)
         })
         .collect();
-    for node in nodes {
-        let (output, text) = ended(node);
-        assert!(output.status.success(), "{text}");
-    }
+    assert_all_succeed(nodes);
     assert_eq!(checkpoints(&folder.join("run")).1, expected.1);
 }
 
@@ -118,10 +122,7 @@ fn the_documented_torchrun_starts_our_ranks_on_two_nodes() {
             start(command.env("OMP_NUM_THREADS", "1"))
         })
         .collect();
-    for node in nodes {
-        let (output, text) = ended(node);
-        assert!(output.status.success(), "{text}");
-    }
+    assert_all_succeed(nodes);
     assert_eq!(checkpoints(&folder.join("run")).1, expected.1);
 }
 

@@ -11,6 +11,9 @@ use crate::store::{Meeting, POLL, is_complete, route};
 
 /// How long a store that may be rank 0's has to answer. What listens there may be something else.
 const PROBE: Duration = Duration::from_secs(2);
+/// Longest pause before a store that is not the right one is asked again: libtorch looks up the name of
+/// whoever connects, and while that lasts the store answers nobody.
+const PAUSE: Duration = Duration::from_secs(1);
 /// In rank 0's store: whose it is.
 const OWNER: &str = "owner";
 /// In rank 0's store: the number of ranks of its group.
@@ -115,7 +118,7 @@ fn host_first_free(
     for meeting in meetings {
         match meeting.host() {
             Ok(store) => {
-                own(&meeting, &store, owner)?;
+                claim(&meeting, &store, owner)?;
                 return Ok((meeting, store));
             }
             Err(error) => failure = error,
@@ -159,7 +162,7 @@ impl Board {
         let store = here.host()?;
         let owner = RandomState::new().build_hasher().finish().to_string();
         let meeting = Meeting { port: store.port(), ..here };
-        own(&meeting, &store, &owner)?;
+        claim(&meeting, &store, &owner)?;
         // Where the way to the other store is loopback, its name means this machine, for all ranks.
         let own = route(&other.address, other.port).map(|(own, _)| own);
         let own = own.filter(|ip| !ip.is_loopback());
@@ -277,8 +280,10 @@ struct Place {
     meeting: Meeting,
     /// What rank 0's store says there.
     owner: String,
-    /// When it was last looked at.
+    /// When last something answered, or nothing did.
     found: Found,
+    /// Until when it is left alone, and how long the next pause is.
+    rest: (Instant, Duration),
     /// Asked, and no answer yet. What takes a connection and then is silent would hold libtorch for
     /// ever: it gets one thread, which stays until the process ends.
     asked: Option<Receiver<Found>>,
@@ -286,7 +291,8 @@ struct Place {
 
 impl Place {
     fn new(meeting: Meeting, owner: &str) -> Self {
-        Self { meeting, owner: owner.to_owned(), found: Found::Nobody, asked: None }
+        let rest = (Instant::now(), POLL);
+        Self { meeting, owner: owner.to_owned(), found: Found::Nobody, rest, asked: None }
     }
 
     /// Whether rank 0 answers there and its group still waits for ranks.
@@ -298,15 +304,20 @@ impl Place {
     fn look(&mut self) -> Found {
         let (answer, patience) = match self.asked.take() {
             Some(answer) => (answer, Duration::ZERO),
+            None if Instant::now() < self.rest.0 => return self.found,
             None if !self.is_listening() => return Found::Nobody,
             None => (self.ask(), PROBE),
         };
         match answer.recv_timeout(patience) {
-            Ok(found) => found,
+            Ok(found) => {
+                let pause = self.rest.1;
+                self.rest = (Instant::now() + pause, PAUSE.min(pause * 2));
+                found
+            }
             Err(RecvTimeoutError::Disconnected) => Found::Nobody,
             Err(RecvTimeoutError::Timeout) => {
                 self.asked = Some(answer);
-                Found::Silent
+                if self.found == Found::Nobody { Found::Silent } else { self.found }
             }
         }
     }
@@ -346,7 +357,7 @@ impl Place {
 }
 
 /// Says whose store it is; the owner last, which is what others look for.
-fn own(meeting: &Meeting, store: &StoreHandle, owner: &str) -> Result<(), C10dError> {
+fn claim(meeting: &Meeting, store: &StoreHandle, owner: &str) -> Result<(), C10dError> {
     store
         .set(WORLD_SIZE, &meeting.world_size.to_string())
         .and_then(|()| store.set(OWNER, owner))

@@ -142,11 +142,11 @@ fn killed(group: &ProcessGroup, victim: usize) {
     say(&error.to_string());
 }
 
-/// Rank 0 stays after the others left.
+/// Rank 0 stays after the others left, until it is killed.
 fn lingering(group: &ProcessGroup) {
     group.barrier().unwrap();
     if group.rank() == 0 {
-        std::thread::sleep(SHORT);
+        std::thread::sleep(TIMEOUT);
     }
 }
 
