@@ -34,6 +34,7 @@ pub mod device;
 mod error;
 mod ffi;
 pub mod packed;
+mod place;
 mod process_group;
 mod rendezvous;
 mod roll_call;
