@@ -237,19 +237,24 @@ fn lines_of_file(path: &Path) -> Value {
 fn a_full_disk_is_survived_until_the_end_and_said() {
     let folder = tiny("");
     let folder = folder.path();
-    // A limit on the size of files, which a checkpoint of 3.8 MB exceeds and a log does not.
-    let command = format!(
-        "trap '' XFSZ; ulimit -f 1000; exec {} train tiny.toml --set train.epochs=2 --set eval.splits=[]",
-        program("hqsam").display()
-    );
-    let output = Command::new("bash").args(["-c", &command]).current_dir(folder).output().unwrap();
-    let stderr = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success(), "{stderr}");
-    assert!(stderr.matches("training goes on").count() >= 7, "{stderr}");
-    assert!(stderr.trim().lines().last().unwrap().contains("cannot write"), "{stderr}");
-    assert_eq!(lines(&folder.join("run/steps.jsonl")).len(), 8, "{stderr}");
-    let left = std::fs::read_dir(folder.join("run/checkpoints")).unwrap().count();
-    assert_eq!(left, 0, "no half-written file is left");
+    // With the best one kept, its evaluation is the first to ask what became of the checkpoint.
+    let kinds = ["eval.splits=[]", "train.keep_best=true --set output=\\\"best\\\""];
+    for (run, settings) in ["run", "best"].iter().zip(kinds) {
+        // A limit on the size of files, which a checkpoint of 3.8 MB exceeds and a log does not.
+        let command = format!(
+            "trap '' XFSZ; ulimit -f 1000; exec {} train tiny.toml --set train.epochs=2 --set {settings}",
+            program("hqsam").display()
+        );
+        let output =
+            Command::new("bash").args(["-c", &command]).current_dir(folder).output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{stderr}");
+        assert!(stderr.matches("training goes on").count() >= 7, "{stderr}");
+        assert!(stderr.trim().lines().last().unwrap().contains("cannot write"), "{stderr}");
+        assert_eq!(lines(&folder.join(run).join("steps.jsonl")).len(), 8, "{stderr}");
+        let left = std::fs::read_dir(folder.join(run).join("checkpoints")).unwrap().count();
+        assert_eq!(left, 0, "no half-written file is left");
+    }
 }
 
 #[test]

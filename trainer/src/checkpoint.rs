@@ -5,6 +5,7 @@
 //! not in it: its file is named and hashed in the metadata. How the same lies in an object store:
 //! [`StoreCheckpoints`]; [`Checkpoints`] is either.
 
+mod best;
 mod lock;
 mod place;
 mod store;
@@ -20,6 +21,7 @@ use crate::model::StateDict;
 use crate::optim::AdamState;
 use crate::weights::{self, WeightsError};
 
+pub use self::best::keep_best;
 pub use self::lock::StoreLock;
 pub use self::place::Checkpoints;
 pub use self::store::StoreCheckpoints;
@@ -27,8 +29,8 @@ pub use self::store::StoreCheckpoints;
 /// Version of the checkpoint layout; a file of another version is refused by name.
 pub const CHECKPOINT_VERSION: u32 = 1;
 
-/// Name of the checkpoint with the best evaluation.
-const BEST_FILE: &str = "best.safetensors";
+/// Folder of the checkpoints in that of a run, and in a store.
+const FOLDER: &str = "checkpoints";
 const METADATA_KEY: &str = "hqsam_checkpoint";
 const SUFFIX: &str = ".safetensors";
 
@@ -111,7 +113,7 @@ pub struct Checkpoint {
 /// # Errors
 /// The folder exists and cannot be read.
 pub fn list(run_dir: &Path) -> Result<Vec<PathBuf>, CheckpointError> {
-    let folder = run_dir.join("checkpoints");
+    let folder = run_dir.join(FOLDER);
     if !folder.exists() {
         return Ok(Vec::new());
     }
@@ -139,7 +141,7 @@ pub fn file_name(global_step: u64) -> String {
 /// # Errors
 /// A disk that is full or not writable; no half-written file gets the final name.
 pub fn save(run_dir: &Path, checkpoint: &Checkpoint) -> Result<PathBuf, CheckpointError> {
-    let folder = run_dir.join("checkpoints");
+    let folder = run_dir.join(FOLDER);
     std::fs::create_dir_all(&folder)
         .map_err(|source| CheckpointError::Io { path: folder.clone(), source })?;
     let path = folder.join(file_name(checkpoint.info.global_step));
@@ -160,15 +162,19 @@ fn write(path: &Path, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
     Ok(weights::save_safetensors(path, &tensors, &metadata)?)
 }
 
-/// Removes all but the newest `keep_last` checkpoints; 0 keeps all.
+/// Removes all but the newest `keep_last` of the checkpoints up to `global_step`, which was just
+/// written; 0 keeps all. Those after it are not counted: a run that writes this one went on from before
+/// them, because they are damaged.
 ///
 /// # Errors
 /// A checkpoint that cannot be removed.
-pub fn retain(run_dir: &Path, keep_last: usize) -> Result<(), CheckpointError> {
-    let found = list(run_dir)?;
+pub fn retain(run_dir: &Path, global_step: u64, keep_last: usize) -> Result<(), CheckpointError> {
     if keep_last == 0 {
         return Ok(());
     }
+    let mut found = list(run_dir)?;
+    let written = run_dir.join(FOLDER).join(file_name(global_step));
+    found.retain(|path| *path <= written);
     for path in found.iter().take(found.len().saturating_sub(keep_last)) {
         std::fs::remove_file(path)
             .map_err(|source| CheckpointError::Io { path: path.clone(), source })?;
@@ -201,7 +207,7 @@ pub fn load_newest(
 /// # Errors
 /// A file that cannot be removed.
 pub fn remove_staged(run_dir: &Path) -> Result<(), CheckpointError> {
-    let folder = run_dir.join("checkpoints");
+    let folder = run_dir.join(FOLDER);
     if !folder.exists() {
         return Ok(());
     }
@@ -214,33 +220,6 @@ pub fn remove_staged(run_dir: &Path) -> Result<(), CheckpointError> {
         }
     }
     Ok(())
-}
-
-/// Keeps `path` as `checkpoints/best.safetensors` if `score` is higher than that of the one there.
-///
-/// # Errors
-/// A disk that is full or not writable; the best one before is then still there.
-pub fn keep_best(run_dir: &Path, path: &Path, score: f64) -> Result<bool, CheckpointError> {
-    let folder = run_dir.join("checkpoints");
-    let io = |source| CheckpointError::Io { path: folder.join(BEST_FILE), source };
-    let note = folder.join("best.json");
-    let before = std::fs::read(&note)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<serde_json::Value>(&bytes).ok())
-        .and_then(|value| value["mask_iou"].as_f64());
-    if before.is_some_and(|before| before >= score) {
-        return Ok(false);
-    }
-    let staged = folder.join(format!(".{BEST_FILE}.{}.tmp", std::process::id()));
-    // Checkpoints are never changed once written, so a second name costs no space.
-    std::fs::hard_link(path, &staged)
-        .or_else(|_| std::fs::copy(path, &staged).map(|_| ()))
-        .map_err(io)?;
-    std::fs::rename(&staged, folder.join(BEST_FILE)).map_err(io)?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let text = serde_json::json!({ "mask_iou": score, "checkpoint": name });
-    std::fs::write(&note, format!("{text}\n")).map_err(io)?;
-    Ok(true)
 }
 
 /// Reads a checkpoint and compares its tensors with the hash written with them.

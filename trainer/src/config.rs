@@ -204,6 +204,9 @@ impl PromptSection {
 /// single pixel.
 const MAX_JITTER_SCALE: f64 = 100.0;
 
+/// A month: clocks of operating systems end somewhere.
+const MAX_TIMEOUT_SECS: usize = 30 * 24 * 3600;
+
 impl TrainConfig {
     /// The URL of the object store in which the run lies, if it does not lie in a folder.
     #[must_use]
@@ -280,7 +283,7 @@ impl TrainConfig {
             ("train.epochs", t.epochs as usize, usize::MAX),
             ("train.global_batch", t.global_batch, usize::MAX),
             ("train.micro_batch", t.micro_batch, usize::MAX),
-            ("train.collective_timeout_secs", t.collective_timeout_secs as usize, usize::MAX),
+            ("train.collective_timeout_secs", t.collective_timeout_secs as usize, MAX_TIMEOUT_SECS),
             ("data.threads", data.threads, pipeline::MAX_THREADS),
             ("data.prefetch_batches", data.prefetch_batches, pipeline::MAX_PREFETCH_BATCHES),
         ] {
@@ -290,6 +293,13 @@ impl TrainConfig {
             if value > most {
                 return Err(format!("{key} = {value} is more than {most}"));
             }
+        }
+        if t.keep_last == 1 {
+            return Err(
+                "train.keep_last = 1 keeps none to go back to if that one is damaged: 2 or \
+                 more, or 0 for all"
+                    .into(),
+            );
         }
         Ok(())
     }

@@ -22,6 +22,7 @@ pub mod evaluate;
 pub mod export;
 pub mod feature_cache;
 pub mod frozen_stage;
+mod json_lines;
 pub mod loss;
 pub mod loss_points;
 pub mod memory;

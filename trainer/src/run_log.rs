@@ -2,7 +2,6 @@
 //! evaluation tables and pages.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -11,6 +10,7 @@ use serde::Serialize;
 
 use crate::eval_files::write_report;
 use crate::evaluate::{EvalReport, Pictures, SetScore, write_overlays};
+use crate::json_lines::{append_line, is_full, keep_lines_until};
 use crate::tensorboard::{EncodedPicture, EventWriter};
 use crate::train::TrainError;
 
@@ -79,41 +79,58 @@ impl StepLine {
 
 /// Folder of the event files inside a run's.
 pub const EVENTS_FOLDER: &str = "tensorboard";
+/// Log of the steps inside a run's folder.
+pub const STEPS: &str = "steps.jsonl";
+/// Log of the evaluations inside a run's folder.
+pub const EVALUATIONS: &str = "eval.jsonl";
 
 /// The log of a run; silent on every rank but 0.
 pub struct RunLog {
     folder: PathBuf,
+    is_rank_zero: bool,
+    /// Opened with the first line there is room for.
     steps: Option<File>,
     events: Option<EventWriter>,
     bar: ProgressBar,
 }
 
 impl RunLog {
-    /// Opens (appends to) the log files of a run.
+    /// Opens (appends to) the log files of a run. A disk that is full is worth a warning.
     ///
     /// # Errors
     /// A folder that cannot be written.
     pub fn open(folder: &Path, is_rank_zero: bool) -> Result<Self, TrainError> {
-        let path = folder.join("steps.jsonl");
-        let io = |source| TrainError::Io { path: path.clone(), source };
-        let (mut steps, mut events) = (None, None);
+        let bar = ProgressBar::hidden();
+        let mut log =
+            Self { folder: folder.to_owned(), is_rank_zero, steps: None, events: None, bar };
         if is_rank_zero {
-            std::fs::create_dir_all(folder).map_err(io)?;
-            steps = Some(OpenOptions::new().create(true).append(true).open(&path).map_err(io)?);
+            let io = |path: &Path, source| TrainError::Io { path: path.to_owned(), source };
+            std::fs::create_dir_all(folder).map_err(|source| io(folder, source))?;
             let path = folder.join(EVENTS_FOLDER);
-            let writer = EventWriter::create(&path);
-            events = Some(writer.map_err(|source| TrainError::Io { path, source })?);
+            match EventWriter::create(&path) {
+                Ok(writer) => log.events = Some(writer),
+                Err(error) if is_full(&error) => tell_no_events(&error),
+                Err(source) => return Err(io(&path, source)),
+            }
+            match log.open_steps() {
+                Err(source) if !is_full(&source) => return Err(io(&folder.join(STEPS), source)),
+                _ => {}
+            }
         }
-        Ok(Self { folder: folder.to_owned(), steps, events, bar: ProgressBar::hidden() })
+        Ok(log)
     }
 
-    fn is_rank_zero(&self) -> bool {
-        self.steps.is_some()
+    fn open_steps(&mut self) -> std::io::Result<&mut File> {
+        let file = match self.steps.take() {
+            Some(file) => file,
+            None => OpenOptions::new().create(true).append(true).open(self.folder.join(STEPS))?,
+        };
+        Ok(self.steps.insert(file))
     }
 
     /// Shows the bar.
     pub fn start(&mut self, position: &Position, steps_per_epoch: u64, epochs: u64) {
-        if !self.is_rank_zero() {
+        if !self.is_rank_zero {
             return;
         }
         self.bar = ProgressBar::new(steps_per_epoch * epochs)
@@ -135,7 +152,7 @@ impl RunLog {
         position: &Position,
         global_step: u64,
     ) -> Result<(), TrainError> {
-        if !self.is_rank_zero() {
+        if !self.is_rank_zero {
             return Ok(());
         }
         tracing::info!(
@@ -144,14 +161,11 @@ impl RunLog {
             "resuming from {}",
             checkpoint.display()
         );
-        for name in ["steps.jsonl", "eval.jsonl"] {
+        for name in [STEPS, EVALUATIONS] {
             let path = self.folder.join(name);
             keep_lines_until(&path, global_step)
                 .map_err(|source| TrainError::Io { path, source })?;
         }
-        let path = self.folder.join("steps.jsonl");
-        let steps = OpenOptions::new().append(true).open(&path);
-        self.steps = Some(steps.map_err(|source| TrainError::Io { path, source })?);
         self.record(|events| events.restart_at(global_step + 1));
         Ok(())
     }
@@ -160,14 +174,16 @@ impl RunLog {
     fn record(&mut self, write: impl FnOnce(&mut EventWriter) -> std::io::Result<()>) {
         let Some(events) = &mut self.events else { return };
         if let Err(error) = write(events) {
-            tracing::warn!("{EVENTS_FOLDER}: {error}; no more events are written");
+            tell_no_events(&error);
             self.events = None;
         }
     }
 
     /// Records a step. A line that cannot be written is worth a warning, not the run.
     pub fn step(&mut self, line: &StepLine) {
-        let Some(file) = &mut self.steps else { return };
+        if !self.is_rank_zero {
+            return;
+        }
         // Steps that were skipped have no line.
         self.bar.set_position(line.global_step);
         self.bar.set_message(format!(
@@ -181,9 +197,9 @@ impl RunLog {
         ));
         let written = serde_json::to_string(line)
             .map_err(std::io::Error::other)
-            .and_then(|json| append_line(file, &json));
+            .and_then(|json| append_line(self.open_steps()?, &json));
         if let Err(error) = written {
-            tracing::warn!("steps.jsonl: {error}");
+            tracing::warn!("{STEPS}: {error}");
         }
         self.record(|events| events.scalars(line.global_step, &line.scalars()));
         if self.bar.is_hidden() && line.global_step.is_multiple_of(20) {
@@ -200,7 +216,7 @@ impl RunLog {
     /// A bar for an evaluation of `images` images.
     #[must_use]
     pub fn evaluation_bar(&self, split: &str, images: u64) -> ProgressBar {
-        if self.is_rank_zero() { evaluation_bar(split, images) } else { ProgressBar::hidden() }
+        if self.is_rank_zero { evaluation_bar(split, images) } else { ProgressBar::hidden() }
     }
 
     /// Writes `eval/<split>-epoch-<n>` as [`write_report`] does, a folder of the same name as
@@ -213,7 +229,7 @@ impl RunLog {
         report: &EvalReport,
         pictures: &Pictures,
     ) {
-        if !self.is_rank_zero() {
+        if !self.is_rank_zero {
             return;
         }
         for all in report.whole_split() {
@@ -238,7 +254,7 @@ impl RunLog {
         global_step: u64,
         report: &EvalReport,
     ) -> Result<(), TrainError> {
-        let path = self.folder.join("eval.jsonl");
+        let path = self.folder.join(EVALUATIONS);
         let io = |source| TrainError::Io { path: path.clone(), source };
         let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(io)?;
         for all in report.whole_split() {
@@ -254,7 +270,7 @@ impl RunLog {
     /// Says how to go on after a stop on request.
     pub fn stopped(&self, checkpoint: &Path) {
         self.bar.abandon();
-        if self.is_rank_zero() {
+        if self.is_rank_zero {
             tracing::info!("stopped on request; saved {}", checkpoint.display());
         }
     }
@@ -262,7 +278,7 @@ impl RunLog {
     /// Ends the bar and draws the curve. A picture that cannot be drawn is worth a warning.
     pub fn finish(&self) {
         self.bar.finish();
-        if self.is_rank_zero()
+        if self.is_rank_zero
             && let Err(problem) = crate::curve::draw(&self.folder)
         {
             tracing::warn!("{problem}");
@@ -270,14 +286,8 @@ impl RunLog {
     }
 }
 
-/// Appends a line, or nothing: of one that a full disk has no room for, no part stays that the next
-/// one would be glued to.
-fn append_line(file: &mut File, line: &str) -> std::io::Result<()> {
-    let length = file.metadata()?.len();
-    file.write_all(format!("{line}\n").as_bytes()).inspect_err(|_| {
-        // Gives room back, so a full disk does not keep it from succeeding.
-        let _ = file.set_len(length);
-    })
+fn tell_no_events(error: &std::io::Error) {
+    tracing::warn!("{EVENTS_FOLDER}: {error}; no more events are written");
 }
 
 /// Means of the whole split, and the masks of a few images.
@@ -321,24 +331,6 @@ fn tell(epochs_done: u64, split: &str, all: &SetScore) {
     );
 }
 
-/// Rewrites a log without the lines after `global_step` and without a torn last line.
-fn keep_lines_until(path: &Path, global_step: u64) -> std::io::Result<()> {
-    if !path.exists() {
-        return Ok(());
-    }
-    let is_kept = |line: &&str| {
-        serde_json::from_str::<serde_json::Value>(line)
-            .ok()
-            .and_then(|value| value["global_step"].as_u64())
-            .is_some_and(|step| step <= global_step)
-    };
-    let text = std::fs::read_to_string(path)?;
-    let kept: String = text.lines().filter(is_kept).flat_map(|line| [line, "\n"]).collect();
-    let staged = path.with_extension("jsonl.tmp");
-    std::fs::write(&staged, kept)?;
-    std::fs::rename(staged, path)
-}
-
 /// A progress bar over images.
 #[must_use]
 pub fn evaluation_bar(split: &str, images: u64) -> ProgressBar {
@@ -364,16 +356,5 @@ mod tests {
         // The sixth step was not finite.
         log.step(&StepLine { epoch: 1, step: 2, global_step: 7, ..StepLine::default() });
         assert_eq!(log.bar.position(), 7);
-    }
-
-    #[test]
-    fn steps_done_again_are_not_logged_twice() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("steps.jsonl");
-        let lines: String = (1..=4).map(|step| format!("{{\"global_step\":{step}}}\n")).collect();
-        std::fs::write(&path, lines + "{\"global_st").unwrap();
-        keep_lines_until(&path, 2).unwrap();
-        let kept = std::fs::read_to_string(&path).unwrap();
-        assert_eq!(kept, "{\"global_step\":1}\n{\"global_step\":2}\n");
     }
 }

@@ -8,7 +8,7 @@ use std::process::Command;
 use tests::{lines, program, tiny};
 use trainer::checkpoint;
 
-use crate::running::{spawn_with_stderr, wait_for};
+use crate::running::{Running, spawn_with_stderr, wait_for};
 use crate::{checkpoints, ended, signal};
 
 /// A file system of a few MiB; gone with the value.
@@ -53,46 +53,87 @@ fn logged(log: &Path) -> Vec<u64> {
     steps.unwrap_or_else(|| panic!("{}: a torn line", log.display()))
 }
 
+struct Run<'a> {
+    folder: &'a Path,
+    output: PathBuf,
+    /// What the launcher and its ranks say.
+    messages: PathBuf,
+}
+
+impl Run<'_> {
+    fn start(&self, more: &[&str]) -> Running {
+        let mut command = Command::new(program("launch"));
+        command.args(["--procs", "2", "tiny.toml", "--set", "output=\"disk/run\""]).args(more);
+        command.current_dir(self.folder);
+        spawn_with_stderr(&mut command, File::create(&self.messages).unwrap())
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(&self.messages).unwrap()
+    }
+
+    fn newest(&self) -> Option<u64> {
+        checkpoints(&self.output).0.last().copied()
+    }
+
+    fn evaluated(&self) -> usize {
+        lines(&self.output.join("eval.jsonl")).len()
+    }
+
+    /// Until there is room again, and more was recorded and saved; then it is asked to stop.
+    fn goes_on(&self, launcher: Running, disk: &SmallDisk) {
+        disk.empty();
+        let (records, saved) = (self.evaluated(), self.newest());
+        wait_for("a record and a checkpoint after it", || {
+            self.evaluated() > records && self.newest() > saved
+        });
+        signal("TERM", &[launcher.id()]);
+        let (output, _) = ended(launcher);
+        assert_eq!(output.status.code(), Some(0), "{}", self.said());
+        let steps = logged(&self.output.join("steps.jsonl"));
+        assert!(steps.windows(2).all(|two| two[0] < two[1]), "{steps:?}");
+        assert!(logged(&self.output.join("eval.jsonl")).len() > records);
+        assert_eq!(self.newest(), steps.last().copied(), "{}", self.said());
+        let found = std::fs::read_dir(self.output.join("checkpoints")).unwrap().count();
+        let whole = checkpoint::list(&self.output).unwrap().len();
+        assert_eq!((found, whole), (2, 2), "no half-written file is left");
+    }
+}
+
 #[test]
 fn a_disk_that_is_full_for_a_while_costs_records_and_not_the_run() {
     let folder = tiny(
-        "[train]\nepochs = 100000\nlr_drop_epoch = 0\ncheckpoint_every_steps = 0\nkeep_last = 1\n\
+        "[train]\nepochs = 100000\nlr_drop_epoch = 0\ncheckpoint_every_steps = 0\nkeep_last = 2\n\
          [eval]\nevery_epochs = 1\n",
     );
     let folder = folder.path();
     let Some(disk) = SmallDisk::mount(folder.join("disk")) else { return };
-    let (run, messages) = (folder.join("disk/run"), folder.join("stderr.txt"));
-    let said = || std::fs::read_to_string(&messages).unwrap();
-    let evaluated = || lines(&run.join("eval.jsonl")).len();
-    let newest = || checkpoints(&run).0.last().copied();
+    let messages = folder.join("stderr.txt");
+    let run = Run { folder, output: folder.join("disk/run"), messages };
 
-    let mut command = Command::new(program("launch"));
-    command.args(["--procs", "2", "tiny.toml", "--set", "output=\"disk/run\""]).current_dir(folder);
-    let launcher = spawn_with_stderr(&mut command, File::create(&messages).unwrap());
-    wait_for("the first evaluation", || evaluated() > 0);
-    wait_for("a step, an evaluation and a checkpoint without room", || {
-        // Again and again: a checkpoint that is given up leaves room for a log.
-        disk.fill();
-        let said = said();
+    let launcher = run.start(&[]);
+    wait_for("the first evaluation", || run.evaluated() > 0);
+    let without_room = |said: String| {
         said.contains("steps.jsonl: No space left on device")
             && said.contains("training goes on without a record of this evaluation")
             && said.contains("training goes on, and the checkpoints before are kept")
+    };
+    wait_for("a step, an evaluation and a checkpoint without room", || {
+        // Again and again: a checkpoint that is given up leaves room for a log.
+        disk.fill();
+        without_room(run.said())
     });
-    disk.empty();
-    let (records, saved) = (evaluated(), newest());
-    wait_for("a record and a checkpoint after it", || evaluated() > records && newest() > saved);
-    signal("TERM", &[launcher.id()]);
-    let (output, _) = ended(launcher);
-    assert_eq!(output.status.code(), Some(0), "{}", said());
+    run.goes_on(launcher, &disk);
 
-    let steps = logged(&run.join("steps.jsonl"));
-    assert!(steps.windows(2).all(|two| two[0] < two[1]), "{steps:?}");
-    assert!(logged(&run.join("eval.jsonl")).len() > records);
-    assert_eq!(newest(), steps.last().copied(), "{}", said());
-    let found = std::fs::read_dir(run.join("checkpoints")).unwrap().count();
-    assert_eq!(
-        (found, checkpoint::list(&run).unwrap().len()),
-        (1, 1),
-        "no half-written file is left"
-    );
+    // A setting that may change, which is then to be written down.
+    disk.fill();
+    let launcher = run.start(&["--resume", "--set", "train.check_parameters_every_steps=7"]);
+    wait_for("the same in a run that is resumed without room", || {
+        disk.fill();
+        without_room(run.said())
+    });
+    let said = run.said();
+    assert!(said.contains("tensorboard: No space left on device"), "{said}");
+    assert!(said.contains("config.toml: No space left on device"), "{said}");
+    run.goes_on(launcher, &disk);
 }

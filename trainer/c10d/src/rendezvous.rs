@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::C10dError;
 use crate::ffi::StoreHandle;
-use crate::place::{Found, Place, claim};
+use crate::place::{Place, claim};
 use crate::store::{Meeting, POLL, route};
 
 /// The owner of a store at a fixed port, of which there is one.

@@ -197,7 +197,7 @@ impl Writer {
         let folder = self.folder.path().to_owned();
         self.writing = Some(std::thread::spawn(move || {
             let path = checkpoint::save(&folder, &checkpoint)?;
-            checkpoint::retain(&folder, 2)?;
+            checkpoint::retain(&folder, checkpoint.info.global_step, 2)?;
             Ok(path)
         }));
         self.written.longest = self.written.longest.max(started.elapsed());

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use pipeline::RemoteFolder;
 
+use super::best::{keep_best, settle_best};
 use super::{Checkpoint, CheckpointError, Found, StoreCheckpoints, StoreLock};
 
 /// The checkpoints of one run.
@@ -42,13 +43,16 @@ impl Checkpoints {
         Ok(())
     }
 
-    /// Removes what a killed process began to write in this machine's folder.
+    /// Removes what a killed process began to write in this machine's folder, or ends it.
     ///
     /// # Errors
-    /// A file that cannot be removed.
-    pub fn remove_staged(&self) -> Result<(), CheckpointError> {
+    /// A file that cannot be removed or written.
+    pub fn settle(&self) -> Result<(), CheckpointError> {
         match self {
-            Self::Folder(folder) => super::remove_staged(folder),
+            Self::Folder(folder) => {
+                super::remove_staged(folder)?;
+                settle_best(folder)
+            }
             Self::Store(store) => store.remove_staged(),
         }
     }
@@ -76,8 +80,8 @@ impl Checkpoints {
         }
     }
 
-    /// Writes a checkpoint and removes all but the newest `keep_last`; 0 keeps all. Returns its path
-    /// or URL.
+    /// Writes a checkpoint and removes all but the newest `keep_last` up to it; 0 keeps all. Returns
+    /// its path or URL.
     ///
     /// # Errors
     /// A disk that is full, a store that does not answer, a lock that was lost. Nothing that is only
@@ -90,12 +94,12 @@ impl Checkpoints {
         match self {
             Self::Folder(folder) => {
                 let path = super::save(folder, checkpoint)?;
-                super::retain(folder, keep_last)?;
+                super::retain(folder, checkpoint.info.global_step, keep_last)?;
                 Ok(path)
             }
             Self::Store(store) => {
                 let url = store.save(checkpoint)?;
-                store.retain(keep_last)?;
+                store.retain(checkpoint.info.global_step, keep_last)?;
                 Ok(url)
             }
         }
@@ -109,9 +113,8 @@ impl Checkpoints {
     pub fn keep_best(&self, global_step: u64, score: f64) -> Result<bool, CheckpointError> {
         match self {
             Self::Folder(folder) => {
-                let name = super::file_name(global_step);
-                let newest = super::list(folder)?.pop().filter(|path| path.ends_with(&name));
-                newest.map_or(Ok(false), |path| super::keep_best(folder, &path, score))
+                let path = folder.join(super::FOLDER).join(super::file_name(global_step));
+                if path.is_file() { keep_best(folder, &path, score) } else { Ok(false) }
             }
             Self::Store(store) => store.keep_best(global_step, score),
         }

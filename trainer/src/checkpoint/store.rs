@@ -21,10 +21,9 @@ use pipeline::RemoteFolder;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::{Checkpoint, CheckpointError, Found, StoreLock, file_name, hex, parse, write};
+use super::{Checkpoint, CheckpointError, FOLDER, Found, StoreLock, file_name, hex, parse, write};
 use crate::run::{CONFIG_FILE, file_sha256};
 
-const FOLDER: &str = "checkpoints";
 const BEST: &str = "checkpoints/best.json";
 /// Folder of the working folder in which a checkpoint lies until it is uploaded.
 const STAGING: &str = "staging";
@@ -190,22 +189,23 @@ impl StoreCheckpoints {
         Ok(PathBuf::from(self.folder.url(&path)))
     }
 
-    /// Removes all but the newest `keep_last` checkpoints (0 keeps all), and what no checkpoint names.
-    pub(super) fn retain(&self, keep_last: usize) -> Result<(), CheckpointError> {
+    /// Removes all but the newest `keep_last` checkpoints up to `global_step` (0 keeps all; those after
+    /// it are damaged, as in a folder), and what no checkpoint names.
+    pub(super) fn retain(&self, global_step: u64, keep_last: usize) -> Result<(), CheckpointError> {
         let files = self.folder.list(FOLDER)?;
-        let mut entries: Vec<String> = self.entries(&files).into_values().collect();
+        let mut entries = self.entries(&files);
         let old = match keep_last {
             0 => 0,
-            keep_last => entries.len().saturating_sub(keep_last),
+            keep_last => entries.range(..=global_step).count().saturating_sub(keep_last),
         };
-        for path in entries.drain(..old) {
+        for (_, path) in std::iter::from_fn(|| entries.pop_first()).take(old) {
             self.folder.remove(&path)?;
         }
         let mut kept: BTreeSet<String> = BTreeSet::new();
         if let Some(best) = self.best()? {
             kept.extend(best.checkpoint.parts.into_iter().map(|part| part.path));
         }
-        for path in &entries {
+        for path in entries.values() {
             // Named after the step, which is in the name of the small object as well.
             let stem = path.trim_end_matches(".json");
             kept.extend(files.keys().filter(|file| file.starts_with(&format!("{stem}-"))).cloned());

@@ -1,3 +1,5 @@
+use std::ffi::OsString;
+
 use super::*;
 
 fn sample() -> Checkpoint {
@@ -76,4 +78,53 @@ fn one_flipped_byte_is_noticed() {
     std::fs::write(&path, bytes).unwrap();
     let error = load(&path).err().unwrap().to_string();
     assert!(error.contains("do not match the hash"), "{error}");
+}
+
+fn at_step(global_step: u64) -> Checkpoint {
+    let mut checkpoint = sample();
+    checkpoint.info.global_step = global_step;
+    checkpoint
+}
+
+#[test]
+fn damaged_ones_that_are_newer_take_no_place_of_whole_ones() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Checkpoints::open(None, folder.path()).unwrap();
+    let names = || {
+        let found = list(folder.path()).unwrap();
+        found.iter().map(|path| path.file_name().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let damaged = save(folder.path(), &at_step(9)).unwrap();
+    std::fs::write(&damaged, b"torn").unwrap();
+    for step in 5..=8 {
+        let written = place.save(&at_step(step), 2).unwrap();
+        assert_eq!(load_newest(folder.path()).unwrap().0.unwrap().0, written);
+    }
+    assert_eq!(names(), [7, 8, 9].map(|step| OsString::from(file_name(step))));
+    // The step of the damaged one is made again, or passed.
+    place.save(&at_step(10), 2).unwrap();
+    place.save(&at_step(11), 2).unwrap();
+    assert_eq!(names(), [10, 11].map(|step| OsString::from(file_name(step))));
+}
+
+#[test]
+fn what_a_kill_left_of_a_new_best_one_is_put_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let place = Checkpoints::open(None, folder.path()).unwrap();
+    let best = folder.path().join("checkpoints/best.safetensors");
+    save(folder.path(), &at_step(1)).unwrap();
+    assert!(place.keep_best(1, 0.5).unwrap());
+    let before = std::fs::read(&best).unwrap();
+    save(folder.path(), &at_step(2)).unwrap();
+    assert!(place.keep_best(2, 0.6).unwrap());
+    // Killed when the note was there and the file was not.
+    std::fs::remove_file(&best).unwrap();
+    std::fs::write(&best, before).unwrap();
+    place.settle().unwrap();
+    assert_eq!(load(&best).unwrap().info.global_step, 2);
+    assert!(!place.keep_best(1, 0.55).unwrap());
+    // What the note names may be gone by now.
+    std::fs::remove_file(folder.path().join("checkpoints").join(file_name(2))).unwrap();
+    place.settle().unwrap();
+    assert_eq!(load(&best).unwrap().info.global_step, 2);
 }

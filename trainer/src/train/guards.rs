@@ -1,7 +1,7 @@
 //! What happens when a step cannot be trusted: a loss that is not finite is recorded for replay and
 //! skipped or ends the run; an evaluation that a killed run owes is made up for.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use pipeline::Batch;
 
@@ -9,10 +9,14 @@ use super::training::Training;
 use super::{TrainError, internal};
 use crate::checkpoint;
 use crate::config::NonFinite;
+use crate::json_lines::{count_lines_of, keep_lines_until};
+use crate::run_log::EVALUATIONS;
 
 /// Steps in a row that may be skipped: training that produces nothing but NaN must not end as if it
 /// had succeeded.
 const MAX_SKIPPED: u32 = 10;
+/// Checkpoints of steps that were not finite that are kept, the newest: a run may skip many.
+const MAX_RECORDED: usize = 10;
 
 impl Training<'_> {
     /// Names the samples of every rank, saves them with the parameters as they were before the step,
@@ -60,7 +64,7 @@ impl Training<'_> {
     }
 
     /// `nonfinite/step-<n>.json`, and a checkpoint in `nonfinite/` from which `--resume` does the same
-    /// step again.
+    /// step again: those of the last [`MAX_RECORDED`] such steps.
     fn record_not_finite(
         &self,
         error: &TrainError,
@@ -68,6 +72,7 @@ impl Training<'_> {
     ) -> Result<(), TrainError> {
         let folder = self.folder.join("nonfinite");
         let saved = checkpoint::save(&folder, &self.checkpoint())?;
+        checkpoint::retain(&folder, self.global_step, MAX_RECORDED)?;
         let path = folder.join(format!("step-{:010}.json", self.global_step));
         let record = serde_json::json!({
             "epoch": self.position.epoch, "step": self.position.step, "sample_ids": sample_ids,
@@ -81,7 +86,7 @@ impl Training<'_> {
     /// between the checkpoint and the evaluation.
     ///
     /// # Errors
-    /// A rank that is gone, or a log that cannot be rewritten.
+    /// A rank that is gone, or a log that cannot be read or cut.
     pub(super) fn owes_evaluation(&self) -> Result<bool, TrainError> {
         let at_end = self.position.step == 0 && self.position.epoch > 0;
         if !at_end || !self.evaluation_is_due() {
@@ -89,7 +94,7 @@ impl Training<'_> {
         }
         let mut owes = 0.0;
         if self.world.rank == 0 {
-            let path = self.folder.join("eval.jsonl");
+            let path = self.folder.join(EVALUATIONS);
             let eval = &self.config.eval;
             let due = eval.splits.len() * eval.protocols.len();
             let is_done = forget_partial_evaluation(&path, self.global_step, due)
@@ -104,23 +109,10 @@ impl Training<'_> {
 /// Whether the log has all `due` lines of this step; if not, those it has are removed, so that the
 /// evaluation made again is logged once.
 fn forget_partial_evaluation(path: &Path, global_step: u64, due: usize) -> std::io::Result<bool> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
-        Err(error) => return Err(error),
-    };
-    let is_of_step = |line: &&str| {
-        serde_json::from_str::<serde_json::Value>(line)
-            .is_ok_and(|value| value["global_step"].as_u64() == Some(global_step))
-    };
-    if text.lines().filter(is_of_step).count() >= due {
+    if count_lines_of(path, global_step)? >= due {
         return Ok(true);
     }
-    let others = text.lines().filter(|line| !is_of_step(line));
-    let kept: String = others.flat_map(|line| [line, "\n"]).collect();
-    let staged: PathBuf = path.with_extension("jsonl.tmp");
-    std::fs::write(&staged, kept)?;
-    std::fs::rename(staged, path)?;
+    keep_lines_until(path, global_step.saturating_sub(1))?;
     Ok(false)
 }
 

@@ -14,6 +14,7 @@ use super::{TrainError, internal};
 use crate::checkpoint::{Checkpoint, Checkpoints, Found};
 use crate::config::TrainConfig;
 use crate::run::load_hq_parameters;
+use crate::run_log::{EVALUATIONS, STEPS};
 
 /// Seconds that a new run waits for the ranks of a killed launcher to save and end.
 const LOCK_WAIT_SECS: u64 = 60;
@@ -31,7 +32,7 @@ pub(super) fn lock_run(
     }
     let file = lock_folder(&folder)?;
     checkpoints.lock()?;
-    checkpoints.remove_staged()?;
+    checkpoints.settle()?;
     Ok((checkpoints, Some(file)))
 }
 
@@ -58,7 +59,7 @@ fn lock_folder(folder: &Path) -> Result<File, TrainError> {
 
 /// Removes the logs of a run that was killed before its first checkpoint: its steps are done again.
 pub(super) fn forget_logs(output: &Path) -> Result<(), TrainError> {
-    for name in ["steps.jsonl", "eval.jsonl"] {
+    for name in [STEPS, EVALUATIONS] {
         let path = output.join(name);
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {

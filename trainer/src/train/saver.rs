@@ -14,6 +14,8 @@ pub(super) struct Saver {
     keep_last: usize,
     queue: Arc<Mutex<Queue>>,
     writing: Option<JoinHandle<Option<Written>>>,
+    /// What became of the last one that was waited for and not yet told.
+    written: Option<Written>,
 }
 
 #[derive(Default)]
@@ -26,7 +28,7 @@ struct Queue {
 
 impl Saver {
     pub(super) fn new(checkpoints: Arc<Checkpoints>, keep_last: usize) -> Self {
-        Self { checkpoints, keep_last, queue: Arc::default(), writing: None }
+        Self { checkpoints, keep_last, queue: Arc::default(), writing: None, written: None }
     }
 
     /// Begins to write `checkpoint`, which must share no storage with what is trained. A full disk
@@ -78,18 +80,26 @@ impl Saver {
         Ok(())
     }
 
-    /// Waits until what was begun is written; returns the last one's place if there was anything to
-    /// wait for.
+    /// Waits until what was begun is written, and says what became of it; `None` if nothing was. A
+    /// failure stays one for whoever asks next.
+    pub(super) fn written(&mut self) -> Option<&Written> {
+        if let Some(writing) = self.writing.take() {
+            let panicked = |_| CheckpointError::Io {
+                path: PathBuf::from("checkpoints"),
+                source: std::io::Error::other("the writing thread panicked"),
+            };
+            self.written = writing.join().map_err(panicked).transpose().map(Result::flatten);
+        }
+        self.written.as_ref()
+    }
+
+    /// Waits until what was begun is written; returns the last one's place if anything was.
     ///
     /// # Errors
     /// It could not be written.
     pub(super) fn wait(&mut self) -> Result<Option<PathBuf>, CheckpointError> {
-        let Some(writing) = self.writing.take() else { return Ok(None) };
-        let panicked = |_| CheckpointError::Io {
-            path: PathBuf::from("checkpoints"),
-            source: std::io::Error::other("the writing thread panicked"),
-        };
-        writing.join().map_err(panicked)?.transpose()
+        let _ = self.written();
+        self.written.take().transpose()
     }
 }
 

@@ -28,6 +28,7 @@ use crate::evaluate::{
     EvalContext, EvalReport, Evaluation, PictureWish, check_protocols, evaluate,
 };
 use crate::feature_cache::CacheCounts;
+use crate::json_lines::is_full;
 use crate::memory;
 use crate::model::{EncoderConfig, StateDict};
 use crate::run::{CONFIG_FILE, load_frozen_sam};
@@ -172,7 +173,19 @@ impl<'a> Training<'a> {
         if let Checkpoints::Store(store) = &*self.checkpoints {
             store.put_config(&text)?;
         }
-        std::fs::write(&path, text).map_err(|source| TrainError::Io { path, source })
+        if std::fs::read_to_string(&path).is_ok_and(|before| before == text) {
+            return Ok(());
+        }
+        let staged = path.with_extension("toml.tmp");
+        match std::fs::write(&staged, text).and_then(|()| std::fs::rename(&staged, &path)) {
+            // What the run needs to be opened is there, though some settings were others.
+            Err(error) if is_full(&error) && path.exists() => {
+                tracing::warn!("{}: {error}; the one before is kept", path.display());
+                let _ = std::fs::remove_file(staged);
+                Ok(())
+            }
+            written => written.map_err(|source| TrainError::Io { path, source }),
+        }
     }
 
     /// Goes to the next step; `updated` is false for a step that was skipped.
@@ -334,11 +347,13 @@ impl<'a> Training<'a> {
         if !self.config.train.keep_best || self.world.rank != 0 || scores.is_empty() {
             return Ok(());
         }
-        // A checkpoint that could not be written is told and survived here as well.
+        // A checkpoint that could not be written is survived here, and told by whoever asks next.
+        if self.saver.written().is_some_and(Result::is_err) {
+            tracing::warn!("the best checkpoint is not updated: the one just made is not written");
+            return Ok(());
+        }
         let score = scores.iter().sum::<f64>() / scores.len() as f64;
-        let kept =
-            self.saver.wait().and_then(|_| self.checkpoints.keep_best(self.global_step, score));
-        match kept {
+        match self.checkpoints.keep_best(self.global_step, score) {
             Err(error @ CheckpointError::Locked { .. }) => return Err(error.into()),
             Err(error) => tracing::warn!("{error}; the best checkpoint is not updated"),
             Ok(_) => {}
