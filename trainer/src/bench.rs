@@ -56,7 +56,7 @@ pub fn bench(
     let encoder = config.model.encoder.resolve()?;
     let world_size = train.rank_env.as_ref().map_or(1, |env| env.world_size);
     config.train.global_batch = options.batch * world_size;
-    let (world, data_parallel) = join_ranks(&config, train)?;
+    let (world, data_parallel) = join_ranks(&config, train, &|| false)?;
     let (model, _) = load_frozen_sam(&config, train.device)?;
     let context = step_context(&config, train.device, model, data_parallel);
     let mut context = StepContext { synchronize_parts: true, ..context };

@@ -11,22 +11,24 @@ use crate::data_parallel::DataParallel;
 use crate::train::TrainError;
 
 /// Joins the process group of the rank environment; without one, this is a single process.
-/// `timeout` is how long a collective waits for the slowest rank.
+/// `timeout` is how long the start and a collective wait for the slowest rank; `stop` ends the start.
 ///
 /// # Errors
-/// A rank that does not come in time, a port that is taken.
+/// A rank that does not come in time, a port that is taken, a request to stop.
 pub fn join(
     rank_env: Option<&RankEnv>,
     device: Device,
     timeout: Duration,
+    stop: &dyn Fn() -> bool,
 ) -> Result<(World, DataParallel), TrainError> {
     let world = |rank, world_size| {
         World::new(rank, world_size).map_err(|error| TrainError::Internal(error.to_string()))
     };
     let Some(env) = rank_env else { return Ok((world(0, 1)?, DataParallel::single())) };
     let backend = if device.is_cuda() { Backend::Nccl } else { Backend::Gloo };
-    let group = ProcessGroup::new(backend, env.rank, env.world_size, &rendezvous(env), timeout)?;
-    Ok((world(env.rank, env.world_size)?, DataParallel::new(group)))
+    let (rank, world_size) = (env.rank, env.world_size);
+    let group = ProcessGroup::new(backend, rank, world_size, &rendezvous(env), timeout, stop)?;
+    Ok((world(rank, world_size)?, DataParallel::new(group)))
 }
 
 /// Where the ranks of `env` meet.

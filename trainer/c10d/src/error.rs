@@ -118,6 +118,36 @@ pub enum C10dError {
         /// libtorch's words.
         reason: String,
     },
+    /// The backend's own constructor failed because of another rank.
+    #[error(
+        "rank {rank}: cannot start the {backend:?} group: {} ({reason})", fault.told_of(peers)
+    )]
+    PeerStart {
+        /// The reporting rank.
+        rank: usize,
+        /// The backend asked for.
+        backend: Backend,
+        /// The ranks to blame, ascending.
+        peers: Vec<usize>,
+        /// What is wrong with them.
+        fault: Fault,
+        /// The words of the first that failed, or libtorch's.
+        reason: String,
+    },
+    /// The start of the group was given up on request.
+    #[error("rank {rank}: asked to stop before the group was complete")]
+    Cancelled {
+        /// The reporting rank.
+        rank: usize,
+    },
+    /// The thread that starts the group.
+    #[error("rank {rank}: the thread that starts the group: {reason}")]
+    NoThread {
+        /// The reporting rank.
+        rank: usize,
+        /// Why it ended, or could not begin.
+        reason: String,
+    },
     /// The tensor's values do not lie densely in memory.
     #[error(
         "rank {rank}: {op} needs a contiguous tensor, got shape {shape:?} with strides {strides:?}: call .contiguous() first"
@@ -226,6 +256,8 @@ pub enum Fault {
     Gone,
     /// They are alive but did not come to the collective.
     Behind,
+    /// They could not join the group.
+    NotStarted,
     /// Rank 0's store no longer answers.
     NoStore,
     /// Rank 0's store does not answer, and nothing says that it has ended.
@@ -247,6 +279,7 @@ impl Fault {
         match self {
             Self::Gone => format!("{ranks} gone or stopped"),
             Self::Behind => format!("{ranks} alive but did not come to it"),
+            Self::NotStarted => format!("{ranks} unable to join it"),
             Self::NoStore if peers.is_empty() => "this rank's own store stopped answering".into(),
             Self::NoStore => format!("{ranks} gone: its store no longer answers"),
             Self::SilentStore => format!("{ranks} gone or cut off: its store does not answer"),

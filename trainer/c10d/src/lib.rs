@@ -18,7 +18,7 @@
 //! # fn main() -> Result<(), c10d::C10dError> {
 //! let timeout = Duration::from_secs(60);
 //! let rendezvous = Rendezvous::fixed("127.0.0.1", 29500);
-//! let group = ProcessGroup::new(Backend::Gloo, 0, 1, &rendezvous, timeout)?;
+//! let group = ProcessGroup::new(Backend::Gloo, 0, 1, &rendezvous, timeout, &|| false)?;
 //! let mut gradient = tch::Tensor::from_slice(&[1.0f32, 2.0]);
 //! group.all_reduce(&mut gradient, ReduceOp::Sum)?;
 //! # Ok(())
@@ -34,6 +34,7 @@ pub mod device;
 mod error;
 mod ffi;
 pub mod packed;
+mod patience;
 mod place;
 mod process_group;
 mod rendezvous;

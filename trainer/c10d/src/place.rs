@@ -136,11 +136,13 @@ impl Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::patience::Patience;
 
     /// A place whose store is not that of this job, and that store.
     fn place_of_another_job() -> (Place, StoreHandle) {
         let (address, timeout) = ("localhost".to_owned(), Duration::from_secs(60));
-        let meeting = Meeting { rank: 0, world_size: 2, address, port: 0, timeout };
+        let patience = Patience::new(0, timeout, (address.clone(), 0));
+        let meeting = Meeting { rank: 0, world_size: 2, address, port: 0, timeout, patience };
         let store = meeting.host().unwrap();
         let meeting = Meeting { port: store.port(), ..meeting };
         claim(&meeting, &store, "another job").unwrap();

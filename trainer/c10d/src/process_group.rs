@@ -8,8 +8,10 @@ use tch::{Device, Kind, Tensor};
 
 use crate::error::C10dError;
 use crate::ffi::{GroupHandle, StoreHandle};
+use crate::patience::{ANSWER, Patience};
 use crate::rendezvous::{Met, Rendezvous};
 use crate::roll_call::{Blame, RollCall};
+use crate::store::Meeting;
 
 /// Which engine moves the data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,17 +77,18 @@ pub struct ProcessGroup {
 
 impl ProcessGroup {
     /// Meets the other ranks at `rendezvous`, where rank 0 hosts the store.
-    /// `timeout` bounds the start and each collective.
+    /// `timeout` bounds the start and each collective; `stop` ends the start when it says so.
     ///
     /// # Errors
-    /// Ranks that did not come are named; a taken port, an unreachable master and a backend
-    /// that cannot run here each have their own error.
+    /// Ranks that did not come are named; a taken port, an unreachable master, a backend that cannot
+    /// run here or on another rank, and a request to stop each have their own error.
     pub fn new(
         backend: Backend,
         rank: usize,
         world_size: usize,
         rendezvous: &Rendezvous,
         timeout: Duration,
+        stop: &dyn Fn() -> bool,
     ) -> Result<Self, C10dError> {
         if rank >= world_size {
             return Err(C10dError::InvalidRank { rank, world_size });
@@ -97,19 +100,48 @@ impl ProcessGroup {
         if backend == Backend::Nccl && !cfg!(nccl) {
             return Err(C10dError::NcclNotBuilt { rank });
         }
-        let Met { meeting, store, host } = rendezvous.meet(rank, world_size, timeout)?;
+        let patience = Patience::new(rank, timeout, rendezvous.place());
+        let (of_start, rendezvous) = (Arc::clone(&patience), rendezvous.clone());
+        let start = move || {
+            let met = rendezvous.meet(rank, world_size, timeout, &of_start)?;
+            Self::of_met(backend, met)
+        };
+        patience.wait_for(start, stop)
+    }
+
+    /// The group of ranks that have met.
+    fn of_met(backend: Backend, met: Met) -> Result<Self, C10dError> {
+        let Met { meeting, store, host } = met;
+        let Meeting { rank, world_size, timeout, .. } = meeting;
+        // Everyone connects to everyone.
+        meeting.patience.answered(&meeting.address, meeting.port, timeout + ANSWER);
         let start = |reason| C10dError::Start { rank, backend, reason };
         let roll_call =
             RollCall::start(meeting.connect()?, rank).map_err(|error| start(error.to_string()))?;
-        let control = GroupHandle::gloo(&store, rank, world_size, timeout, &host.to_string())
-            .map_err(start)?;
-        let data = match backend {
-            Backend::Gloo => None,
-            Backend::Nccl => Some(nccl_group(&store, rank, world_size, timeout)?),
-        };
-        let failed = RefCell::new(None);
+        let control = GroupHandle::gloo(&store, rank, world_size, timeout, &host.to_string());
+        let groups = control.map_err(start).and_then(|control| {
+            let data = match backend {
+                Backend::Gloo => None,
+                Backend::Nccl => Some(nccl_group(&store, rank, world_size, timeout)?),
+            };
+            Ok((control, data))
+        });
         let store = Arc::new(Mutex::new(store));
-        Ok(Self { rank, world_size, backend, failed, data, control, roll_call, store })
+        match groups {
+            Ok((control, data)) => {
+                let failed = RefCell::new(None);
+                Ok(Self { rank, world_size, backend, failed, data, control, roll_call, store })
+            }
+            Err(C10dError::Start { reason, .. }) => {
+                Err(match roll_call.blame_for_start(&store, rank, world_size, &reason) {
+                    Some((Blame { fault, peers }, reason)) => {
+                        C10dError::PeerStart { rank, backend, peers, fault, reason }
+                    }
+                    None => start(reason),
+                })
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// This rank, from 0.

@@ -2,12 +2,14 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::C10dError;
 use crate::ffi::StoreHandle;
+use crate::patience::Patience;
 use crate::place::{Place, claim};
-use crate::store::{Meeting, POLL, route};
+use crate::store::{Meeting, route};
 
 /// The owner of a store at a fixed port, of which there is one.
 const FIXED: &str = "the only one";
@@ -50,16 +52,33 @@ impl Rendezvous {
         Self { address: address.into(), port: StorePort::Fixed(port) }
     }
 
+    /// Where rank 0 listens, as far as that is known before.
+    pub(crate) fn place(&self) -> (String, u16) {
+        let port = match &self.port {
+            StorePort::Fixed(port) | StorePort::Published { store: port, .. } => *port,
+            StorePort::FirstFree { ports, .. } => ports.first().copied().unwrap_or(0),
+        };
+        (self.address.clone(), port)
+    }
+
     /// Opens the store on rank 0, finds it on the others, and waits there until every rank came.
     pub(crate) fn meet(
         &self,
         rank: usize,
         world_size: usize,
         timeout: Duration,
+        patience: &Arc<Patience>,
     ) -> Result<Met, C10dError> {
         let address = self.address.clone();
         let deadline = Instant::now() + timeout;
-        let at = |address, port| Meeting { rank, world_size, address, port, timeout };
+        let at = |address, port| Meeting {
+            rank,
+            world_size,
+            address,
+            port,
+            timeout,
+            patience: Arc::clone(patience),
+        };
         let (ports, owner) = match &self.port {
             StorePort::Fixed(port) => (std::slice::from_ref(port), FIXED),
             StorePort::FirstFree { ports, job } => (&ports[..], job.as_str()),
@@ -96,7 +115,7 @@ impl Met {
             if let Some(host) = arrival.host_of_complete()? {
                 return Ok(Self { meeting, store, host });
             }
-            std::thread::sleep(POLL);
+            meeting.patience.pause()?;
         }
     }
 }
@@ -125,15 +144,15 @@ fn find(mut places: Vec<Place>, deadline: Instant) -> Result<(Meeting, StoreHand
         {
             return place.join();
         }
+        let first = places.first().ok_or(C10dError::NoPorts)?;
         if Instant::now() >= deadline {
-            let first = places.first().ok_or(C10dError::NoPorts)?;
             let reason = match places.len() {
                 1 => first.found.text().to_owned(),
                 number => format!("none of {number} ports is that of this job"),
             };
             return Err(first.meeting.unreachable(reason));
         }
-        std::thread::sleep(POLL);
+        first.meeting.patience.pause()?;
     }
 }
 
@@ -192,7 +211,7 @@ impl Board {
             if let Some(host) = arrival.host_of_complete()? {
                 return Ok(Some(host));
             }
-            std::thread::sleep(POLL);
+            meeting.patience.pause()?;
         }
         Ok(None)
     }
@@ -228,7 +247,7 @@ impl Board {
                 };
                 return Err(meeting.unreachable(reason));
             }
-            std::thread::sleep(POLL);
+            self.other.patience.pause()?;
         }
     }
 }

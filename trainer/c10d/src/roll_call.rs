@@ -8,13 +8,12 @@ use std::time::Duration;
 
 use crate::error::Fault;
 use crate::ffi::StoreHandle;
+use crate::patience::ANSWER;
 
 /// Time between two beats of a rank.
 const BEAT: Duration = Duration::from_millis(500);
 /// How long a rank may be silent before it counts as gone: four beats.
 const SILENCE: Duration = Duration::from_secs(2);
-/// How long the store may take to tell who is to blame. Behind a cut cable it would take for ever.
-const ANSWER: Duration = Duration::from_secs(8);
 
 /// This rank's heartbeat. Dropping it stops the beat.
 pub(crate) struct RollCall {
@@ -82,6 +81,42 @@ impl RollCall {
             Ok(Err(_)) => Blame { fault: Fault::SilentStore, peers: vec![0] },
             Err(_) => Blame { fault: Fault::Unknown, peers: Vec::new() },
         }
+    }
+}
+
+/// The first rank that could not join the group, and its reason.
+const NOT_STARTED: &str = "not_started";
+
+impl RollCall {
+    /// Says which ranks are to blame that the group could not be started, and in whose words; `None`
+    /// where it is this rank alone. The first rank to fail leaves its own `reason` for the others.
+    pub(crate) fn blame_for_start(
+        &self,
+        store: &Arc<Mutex<StoreHandle>>,
+        rank: usize,
+        world_size: usize,
+        reason: &str,
+    ) -> Option<(Blame, String)> {
+        let told = {
+            let store = store.lock().unwrap_or_else(PoisonError::into_inner);
+            let told = store.get(NOT_STARTED).ok().flatten();
+            if told.is_none() {
+                // Best effort: the others then name who is gone.
+                let _ = store.set(NOT_STARTED, &format!("{rank} {reason}"));
+            }
+            told
+        };
+        if let Some((peer, reason)) = told.as_deref().and_then(|told| told.split_once(' ')) {
+            if rank == 0 {
+                // The store ends with it, and the others are about to ask.
+                std::thread::sleep(SILENCE);
+            }
+            let peers = vec![peer.parse().ok()?];
+            return Some((Blame { fault: Fault::NotStarted, peers }, reason.to_owned()));
+        }
+        // No collective has begun, so that nobody is behind.
+        let blame = self.blame(store, rank, world_size, 0);
+        (!blame.peers.is_empty()).then(|| (blame, reason.to_owned()))
     }
 }
 

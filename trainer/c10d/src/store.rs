@@ -1,10 +1,12 @@
 //! The start of a group at rank 0's store: everyone signs in.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, ToSocketAddrs, UdpSocket};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::error::C10dError;
 use crate::ffi::StoreHandle;
+use crate::patience::{ANSWER, Patience};
 
 /// How often what another rank writes is read again.
 pub(crate) const POLL: Duration = Duration::from_millis(50);
@@ -12,9 +14,9 @@ pub(crate) const POLL: Duration = Duration::from_millis(50);
 const FAREWELL: Duration = Duration::from_secs(3);
 /// Set by rank 0 when it gave up waiting: the ranks that did not come.
 const GAVE_UP: &str = "gave_up";
-
-/// Set when every rank signed in: an address of rank 0's machine that is not loopback, if any. From then on the group takes nobody: whoever comes later belongs to
-/// the next one, as after a restart while this group's ranks still end.
+/// Set when every rank signed in: an address of rank 0's machine that is not loopback, if any. From
+/// then on the group takes nobody: whoever comes later belongs to the next one, as after a restart while
+/// this group's ranks still end.
 const COMPLETE: &str = "complete";
 
 /// A group at the port of rank 0's store.
@@ -25,6 +27,7 @@ pub(crate) struct Meeting {
     pub(crate) address: String,
     pub(crate) port: u16,
     pub(crate) timeout: Duration,
+    pub(crate) patience: Arc<Patience>,
 }
 
 impl Meeting {
@@ -94,7 +97,9 @@ impl Arrival<'_> {
     pub(crate) fn host_of_complete(&self) -> Result<Option<IpAddr>, C10dError> {
         let &Self { meeting, store, own, .. } = self;
         let unreachable = |reason| meeting.unreachable(reason);
-        let missing = match self.look().map_err(unreachable)? {
+        let roll = self.look().map_err(unreachable)?;
+        meeting.patience.answered(&meeting.address, meeting.port, ANSWER);
+        let missing = match roll {
             Roll::Complete(elsewhere) => return Ok(Some(own_address(own, elsewhere))),
             Roll::Open => return Ok(None),
             Roll::Closed(missing) => missing,

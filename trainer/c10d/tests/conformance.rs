@@ -33,6 +33,9 @@ const CASES: &[Case] = &[
     ("word_of_a_rank_0_that_is_gone_is_told", meetings::word_of_a_rank_0_that_is_gone_is_told),
     ("another_store_that_is_missing_is_named", meetings::another_store_that_is_missing_is_named),
     ("a_port_of_somebody_else_is_told_in_time", meetings::a_port_of_somebody_else_is_told_in_time),
+    ("a_rank_0_that_stops_answering_is_named", meetings::a_rank_0_that_stops_answering_is_named),
+    ("a_rank_that_cannot_connect_is_named", meetings::a_rank_that_cannot_connect_is_named),
+    ("a_start_ends_when_it_is_asked_to", meetings::a_start_ends_when_it_is_asked_to),
     ("a_complete_group_takes_nobody", meetings::a_complete_group_takes_nobody),
     (
         "ranks_pass_by_a_rank_0_that_waits_in_vain",
@@ -154,7 +157,8 @@ fn nccl_without_gpu_is_an_error() {
     }
     let port = ranks::free_port();
     let rendezvous = Rendezvous::fixed("127.0.0.1", port);
-    let error = ProcessGroup::new(Backend::Nccl, 0, 1, &rendezvous, ranks::TIMEOUT).unwrap_err();
+    let error =
+        ProcessGroup::new(Backend::Nccl, 0, 1, &rendezvous, ranks::TIMEOUT, &|| false).unwrap_err();
     let built = std::env::var_os("C10D_EXPECT_NCCL").is_some();
     match error {
         C10dError::NcclNotBuilt { rank: 0 } if !built => {}
@@ -247,16 +251,20 @@ fn fixed() -> String {
 }
 
 fn spawn(case: &str, world_size: usize, rank: usize, rendezvous: &str) -> Child {
-    Command::new(std::env::current_exe().unwrap())
+    command(case, world_size, rank, rendezvous).spawn().unwrap()
+}
+
+fn command(case: &str, world_size: usize, rank: usize, rendezvous: &str) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command
         .env("C10D_CASE", case)
         .env("C10D_RANK", rank.to_string())
         .env("C10D_WORLD_SIZE", world_size.to_string())
         .env("C10D_RENDEZVOUS", rendezvous)
         .env("OMP_NUM_THREADS", "1")
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap()
+        .stderr(Stdio::piped());
+    command
 }
 
 /// A rank that hangs for good and must not outlive its test.

@@ -111,13 +111,17 @@ struct State {
 }
 
 impl StoreLock {
-    /// Takes the lock, waiting for an owner that may be gone.
+    /// Takes the lock, waiting for an owner that may be gone; `None` where `stop` asks for an end
+    /// meanwhile.
     ///
     /// # Errors
     /// An owner that lives; a store that does not answer.
-    pub fn acquire(folder: Arc<RemoteFolder>) -> Result<Self, CheckpointError> {
+    pub fn acquire(
+        folder: Arc<RemoteFolder>,
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Self>, CheckpointError> {
         let record = Record::of_this_process();
-        let version = take(&folder, &record)?;
+        let Some(version) = take(&folder, &record, stop)? else { return Ok(None) };
         let state = Mutex::new(State { record, version, is_lost: false });
         let held = Arc::new(Held { folder, state });
         let (end, ended) = channel::<()>();
@@ -132,7 +136,7 @@ impl StoreLock {
                 }
             }
         });
-        Ok(Self { held, end: Some(end), renewing: Some(renewing) })
+        Ok(Some(Self { held, end: Some(end), renewing: Some(renewing) }))
     }
 
     /// Says that this process is still there.
@@ -209,14 +213,18 @@ impl Held {
     }
 }
 
-fn take(folder: &RemoteFolder, record: &Record) -> Result<Version, CheckpointError> {
+fn take(
+    folder: &RemoteFolder,
+    record: &Record,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<Version>, CheckpointError> {
     let started = Instant::now();
     let mut seen: Option<(Vec<u8>, Instant)> = None;
     let mut is_told = false;
-    loop {
+    while !stop() {
         let Some((bytes, version)) = folder.get(LOCK)? else {
             if let Some(version) = folder.create(LOCK, &record.bytes())? {
-                return Ok(version);
+                return Ok(Some(version));
             }
             continue;
         };
@@ -227,7 +235,7 @@ fn take(folder: &RemoteFolder, record: &Record) -> Result<Version, CheckpointErr
         let unchanged = seen.as_ref().map_or(0, |(_, since)| since.elapsed().as_secs());
         if unchanged >= LEASE_SECS || owner.as_ref().is_some_and(Record::is_over) {
             if let Some(version) = folder.replace(LOCK, &record.bytes(), &version)? {
-                return Ok(version);
+                return Ok(Some(version));
             }
             continue;
         }
@@ -245,6 +253,7 @@ fn take(folder: &RemoteFolder, record: &Record) -> Result<Version, CheckpointErr
         }
         std::thread::sleep(LOOK_AGAIN);
     }
+    Ok(None)
 }
 
 fn parse(bytes: &[u8]) -> Option<Record> {

@@ -32,15 +32,14 @@ impl Checkpoints {
     }
 
     /// Takes the lock of a store, which this process then holds until it ends; a folder is locked
-    /// by a file.
+    /// by a file. False where `stop` asks for an end while another run has it.
     ///
     /// # Errors
     /// Another run that lives has it; a store that does not answer.
-    pub fn lock(&mut self) -> Result<(), CheckpointError> {
-        if let Self::Store(store) = self {
-            store.lock = Some(StoreLock::acquire(Arc::clone(&store.folder))?);
-        }
-        Ok(())
+    pub fn lock(&mut self, stop: &dyn Fn() -> bool) -> Result<bool, CheckpointError> {
+        let Self::Store(store) = self else { return Ok(true) };
+        store.lock = StoreLock::acquire(Arc::clone(&store.folder), stop)?;
+        Ok(store.lock.is_some())
     }
 
     /// Removes what a killed process began to write in this machine's folder, or ends it.

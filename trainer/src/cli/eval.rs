@@ -122,7 +122,7 @@ fn run_rank(arguments: &EvalArguments, device: Device, rank_env: Option<&RankEnv
     let section = arguments.section(config.map(|config| config.eval))?;
     let dataset = Arc::new(Dataset::open(&data)?);
     let timeout = Duration::from_secs(train.collective_timeout_secs);
-    let (world, data_parallel) = ranks::join(rank_env, device, timeout)?;
+    let (world, data_parallel) = ranks::join(rank_env, device, timeout, &|| false)?;
     let weights = checkpoint::digest(&model.hq_parameters().into_iter().collect());
     agree(&data_parallel, device, &[weights, dataset.manifest_sha256(), format!("{section:?}")])?;
     drop(beating);

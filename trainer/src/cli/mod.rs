@@ -140,6 +140,9 @@ fn run_train(arguments: &TrainArguments, device: Device, rank_env: Option<RankEn
             }
             tracing::info!("finished; export with: hqsam export {}", config.output);
         }
+        Outcome::NotStarted => {
+            tracing::info!("stopped before the first step: start again with the same command");
+        }
         Outcome::Stopped { checkpoint } => tracing::info!(
             "stopped at {}; resume with the same command and --resume",
             checkpoint.display()

@@ -103,6 +103,8 @@ pub enum Outcome {
         /// Reports of the last evaluation.
         reports: Vec<EvalReport>,
     },
+    /// Stopped on request before anything was done.
+    NotStarted,
     /// Stopped on request with everything saved.
     Stopped {
         /// Where to resume from.
@@ -117,7 +119,9 @@ pub enum Outcome {
 pub fn train(config: &TrainConfig, options: &TrainOptions) -> Result<Outcome, TrainError> {
     let parent = parent_of_rank(options);
     let stop = || options.stop.load(Ordering::Relaxed) || parent_of_rank(options) != parent;
-    let mut training = Training::start(config, options)?;
+    let Some(mut training) = Training::start(config, options, &stop)? else {
+        return Ok(Outcome::NotStarted);
+    };
     run(&mut training, &stop).inspect_err(|error| training.tell_while_writing(error))
 }
 

@@ -124,8 +124,9 @@ mod tests {
         let timeout = Duration::from_secs(60);
         let port = u16::try_from(port).unwrap();
         let rendezvous = Rendezvous::fixed("127.0.0.1", port);
+        let gloo = Backend::Gloo;
         let group =
-            ProcessGroup::new(Backend::Gloo, rank, world_size, &rendezvous, timeout).unwrap();
+            ProcessGroup::new(gloo, rank, world_size, &rendezvous, timeout, &|| false).unwrap();
         let ranks = DataParallel::new(group);
         let value = |seed: i64| Tensor::arange(seed + 5, (Kind::Float, Device::Cpu)) / 3.0;
         let state: StateDict = ["a", "b", "c"]

@@ -20,23 +20,26 @@ use crate::run_log::{EVALUATIONS, STEPS};
 const LOCK_WAIT_SECS: u64 = 60;
 
 /// The checkpoints of the run and the lock of its folder, which the system releases when rank 0 ends,
-/// however it ends. Rank 0 locks a store besides.
+/// however it ends. Rank 0 locks a store besides. `None` where `stop` asks for an end before.
 pub(super) fn lock_run(
     config: &TrainConfig,
     world: World,
-) -> Result<(Checkpoints, Option<File>), TrainError> {
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<(Checkpoints, Option<File>)>, TrainError> {
     let folder = config.folder();
     let mut checkpoints = Checkpoints::open(config.store_url(), &folder)?;
     if world.rank != 0 {
-        return Ok((checkpoints, None));
+        return Ok(Some((checkpoints, None)));
     }
-    let file = lock_folder(&folder)?;
-    checkpoints.lock()?;
+    let Some(file) = lock_folder(&folder, stop)? else { return Ok(None) };
+    if !checkpoints.lock(stop)? {
+        return Ok(None);
+    }
     checkpoints.settle()?;
-    Ok((checkpoints, Some(file)))
+    Ok(Some((checkpoints, Some(file))))
 }
 
-fn lock_folder(folder: &Path) -> Result<File, TrainError> {
+fn lock_folder(folder: &Path, stop: &dyn Fn() -> bool) -> Result<Option<File>, TrainError> {
     let path = folder.join("lock");
     let io = |source| TrainError::Io { path: path.clone(), source };
     std::fs::create_dir_all(folder).map_err(io)?;
@@ -44,8 +47,9 @@ fn lock_folder(folder: &Path) -> Result<File, TrainError> {
     let started = Instant::now();
     loop {
         match file.try_lock() {
-            Ok(()) => return Ok(file),
+            Ok(()) => return Ok(Some(file)),
             Err(TryLockError::Error(source)) => return Err(io(source)),
+            Err(TryLockError::WouldBlock) if stop() => return Ok(None),
             Err(TryLockError::WouldBlock) if started.elapsed().as_secs() >= LOCK_WAIT_SECS => {
                 return Err(TrainError::Config(format!(
                     "another process trains in {}: end it, or choose another output",

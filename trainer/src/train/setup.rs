@@ -40,6 +40,7 @@ pub(super) fn check_prompts(
 pub(crate) fn join_ranks(
     config: &TrainConfig,
     options: &TrainOptions,
+    stop: &dyn Fn() -> bool,
 ) -> Result<(World, DataParallel), TrainError> {
     let world_size = options.rank_env.as_ref().map_or(1, |env| env.world_size);
     if world_size > config.train.global_batch {
@@ -50,7 +51,7 @@ pub(crate) fn join_ranks(
         )));
     }
     let timeout = Duration::from_secs(config.train.collective_timeout_secs);
-    ranks::join(options.rank_env.as_ref(), options.device, timeout)
+    ranks::join(options.rank_env.as_ref(), options.device, timeout, stop)
 }
 
 /// What a step needs, but for a feature cache and a thread that encodes ahead.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use c10d::C10dError;
 use c10d::device::device_memory;
 use dataset::order::World;
 use launch::rank_env::Heartbeat;
@@ -70,18 +71,27 @@ pub(super) struct Training<'a> {
 }
 
 impl<'a> Training<'a> {
+    /// `None` where a rank was asked to stop before the run's place was its own.
     pub(super) fn start(
         config: &'a TrainConfig,
         options: &TrainOptions,
-    ) -> Result<Self, TrainError> {
+        stop: &dyn Fn() -> bool,
+    ) -> Result<Option<Self>, TrainError> {
         let encoder = config.model.encoder.resolve()?;
         let heartbeat = Heartbeat::from_env();
         // Loading, joining and waiting for a lock are no steps.
         let _beating = heartbeat.keep_beating();
-        let (world, data_parallel) = join_ranks(config, options)?;
+        let (world, data_parallel) = match join_ranks(config, options, stop) {
+            Err(TrainError::Collective(C10dError::Cancelled { .. })) => return Ok(None),
+            joined => joined?,
+        };
         let dataset = Arc::new(Dataset::open(&config.data.path)?);
-        let (checkpoints, lock) = lock_run(config, world)?;
-        data_parallel.barrier()?;
+        let locked = lock_run(config, world, stop)?;
+        let may_go_on = f64::from(u8::from(locked.is_some() && !stop()));
+        let go_on: f64 = data_parallel.sum(&[may_go_on], options.device)?.iter().sum();
+        let Some((checkpoints, lock)) = locked.filter(|_| go_on == world.world_size as f64) else {
+            return Ok(None);
+        };
         let (checkpoints, folder) = (Arc::new(checkpoints), config.folder());
         let newest =
             newest_checkpoint(&checkpoints, &config.output, options.resume, world.rank == 0)?;
@@ -127,7 +137,7 @@ impl<'a> Training<'a> {
         }
         training.agree_on_parameters("at the start")?;
         training.write_config()?;
-        Ok(training)
+        Ok(Some(training))
     }
 
     /// Every rank must read the same configuration, data and weights.

@@ -22,13 +22,14 @@ pub(crate) fn a_taken_port_is_an_error() {
     let taken = std::net::TcpListener::bind(("0.0.0.0", 0)).unwrap();
     let port = taken.local_addr().unwrap().port();
     let rendezvous = Rendezvous::fixed("127.0.0.1", port);
-    let error = ProcessGroup::new(Backend::Gloo, 0, 1, &rendezvous, ranks::TIMEOUT).unwrap_err();
+    let error =
+        ProcessGroup::new(Backend::Gloo, 0, 1, &rendezvous, ranks::TIMEOUT, &|| false).unwrap_err();
     assert!(matches!(error, C10dError::Listen { port: found, .. } if found == port), "{error}");
 }
 
 /// A group of one, for the store that it hosts.
 fn host(rendezvous: &Rendezvous) -> ProcessGroup {
-    ProcessGroup::new(Backend::Gloo, 0, 1, rendezvous, ranks::TIMEOUT).unwrap()
+    ProcessGroup::new(Backend::Gloo, 0, 1, rendezvous, ranks::TIMEOUT, &|| false).unwrap()
 }
 
 pub(crate) fn ranks_meet_at_the_first_free_port() {
@@ -161,4 +162,53 @@ pub(crate) fn ranks_pass_by_a_rank_0_that_waits_in_vain() {
         contains(&rank, "2 of 3 ranks joined within 9s; missing: [2]");
     }
     before.finish();
+}
+
+/// libtorch itself would wait for its answer without end.
+pub(crate) fn a_rank_0_that_stops_answering_is_named() {
+    let started = Instant::now();
+    let fixed = fixed();
+    let zero = Killed(spawn("start_patient", 3, 0, &fixed));
+    let one = spawn("start_patient", 3, 1, &fixed);
+    std::thread::sleep(Duration::from_secs(2));
+    let stopped = Command::new("kill").args(["-s", "STOP", &zero.0.id().to_string()]).status();
+    assert!(stopped.unwrap().success());
+    let output = one.wait_with_output().unwrap();
+    zero.finish();
+    let port = fixed.split_once(' ').unwrap().1;
+    contains(&output, &format!("rank 1: rank 0 did not answer at 127.0.0.1:{port} within 9s: "));
+    contains(&output, "it takes connections and does not answer");
+    within(started, ranks::TIMEOUT);
+}
+
+pub(crate) fn a_rank_that_cannot_connect_is_named() {
+    let started = Instant::now();
+    let rendezvous = fixed();
+    let mut children: Vec<Child> = Vec::new();
+    for rank in 0..3 {
+        let mut command = command("start_patient", 3, rank, &rendezvous);
+        if rank == 1 {
+            command.env("GLOO_SOCKET_IFNAME", "missing0");
+        }
+        children.push(command.spawn().unwrap());
+    }
+    for (rank, child) in children.into_iter().enumerate() {
+        let output = child.wait_with_output().unwrap();
+        contains(&output, &format!("rank {rank}: cannot start the Gloo group: "));
+        contains(&output, "missing0");
+        assert_eq!(text(&output).contains("rank 1 is unable to join it"), rank != 1, "{output:?}");
+    }
+    within(started, ranks::TIMEOUT);
+}
+
+pub(crate) fn a_start_ends_when_it_is_asked_to() {
+    let board = ranks::free_port();
+    let _other = host(&Rendezvous::fixed("127.0.0.1", board));
+    let free = format!("free job {} {}", ranks::free_port(), ranks::free_port());
+    for rendezvous in [fixed(), format!("published {board} a"), free] {
+        for rank in 0..2 {
+            let output = &run_at(&rendezvous, "start_cancelled", 2, rank..rank + 1)[0];
+            assert!(output.status.success(), "{rendezvous}, rank {rank}: {}", text(output));
+        }
+    }
 }

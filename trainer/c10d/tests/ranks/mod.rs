@@ -1,7 +1,6 @@
 //! What each rank does in each case of the conformance test.
 
 use std::net::TcpListener;
-use std::time::Duration;
 
 use super::*;
 
@@ -35,14 +34,25 @@ fn rendezvous() -> Rendezvous {
 }
 
 fn start(timeout: Duration) -> Result<ProcessGroup, C10dError> {
+    start_unless(timeout, &|| false)
+}
+
+fn start_unless(timeout: Duration, stop: &dyn Fn() -> bool) -> Result<ProcessGroup, C10dError> {
     let (rank, world_size) = (number("C10D_RANK"), number("C10D_WORLD_SIZE"));
-    ProcessGroup::new(Backend::Gloo, rank, world_size, &rendezvous(), timeout)
+    ProcessGroup::new(Backend::Gloo, rank, world_size, &rendezvous(), timeout, stop)
 }
 
 pub(crate) fn play(case: &str) {
     match case {
         "start" => say(&start(SHORT).unwrap_err().to_string()),
         "start_patient" => say(&start(SHORT * 3).unwrap_err().to_string()),
+        "start_cancelled" => {
+            let started = Instant::now();
+            let stop = || started.elapsed() > Duration::from_secs(1);
+            let error = start_unless(TIMEOUT * 10, &stop).unwrap_err();
+            assert!(matches!(error, C10dError::Cancelled { .. }), "{error}");
+            assert!(started.elapsed() < TIMEOUT, "{:?}", started.elapsed());
+        }
         "values" => values(&start(TIMEOUT).unwrap()),
         "unfit" => unfit(&start(TIMEOUT).unwrap()),
         "disagree_shape" | "disagree_kind" | "disagree_call" => {
