@@ -3,13 +3,13 @@
 use std::fs::File;
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tests::{kill, lines, program};
 
 use crate::running::{end, spawn, stderr, wait_for};
-use crate::{checkpoints, ended, folder, start};
+use crate::{checkpoints, ended, folder, signal, start};
 
 #[test]
 fn a_command_that_is_started_again_goes_on_from_the_last_checkpoint() {
@@ -106,4 +106,36 @@ fn a_rank_that_waits_for_a_lock_does_not_hang() {
     drop(lock);
     let output = end(launcher);
     assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
+fn a_request_to_stop_ends_a_start_that_waits() {
+    let folder = folder();
+    let folder = folder.path();
+    let says_so = |output: &std::process::Output| {
+        let said = stderr(output);
+        assert!(output.status.success(), "{said}");
+        assert!(said.contains("stopped before the first step"), "{said}");
+    };
+    // For another run.
+    std::fs::create_dir(folder.join("run")).unwrap();
+    let lock = File::create(folder.join("run/lock")).unwrap();
+    lock.lock().unwrap();
+    let (started, mut command) = (Instant::now(), Command::new(program("launch")));
+    let launcher = start(command.args(["--procs", "2", "tiny.toml"]).current_dir(folder));
+    std::thread::sleep(Duration::from_secs(4));
+    signal("TERM", &[launcher.id()]);
+    says_so(&end(launcher));
+    // For another rank.
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port().to_string();
+    let mut command = Command::new(program("hqsam"));
+    command.args(["train", "tiny.toml", "--set", "train.collective_timeout_secs=600"]);
+    command.env("RANK", "0").env("WORLD_SIZE", "2").env("LOCAL_RANK", "0");
+    command.env("LOCAL_WORLD_SIZE", "1").env("MASTER_ADDR", "127.0.0.1").env("MASTER_PORT", &port);
+    let rank = spawn(command.current_dir(folder));
+    std::thread::sleep(Duration::from_secs(2));
+    signal("TERM", &[rank.id()]);
+    says_so(&end(rank));
+    assert!(started.elapsed() < Duration::from_secs(50), "{:?}", started.elapsed());
+    assert!(!folder.join("run/checkpoints").exists());
 }

@@ -1,4 +1,5 @@
-//! Every collective and every failure, among real processes over Gloo.
+//! Every collective and every failure, among real processes over Gloo, or with `C10D_BACKEND=nccl` over
+//! NCCL on a machine with GPUs.
 //!
 //! The test starts itself once per rank: with `C10D_CASE` set it is a rank that plays that
 //! case, otherwise it is the test that starts the ranks and judges them. (Without
@@ -89,8 +90,26 @@ fn say(line: &str) {
     println!("{line}");
 }
 
+/// What moves the tensors of the ranks: Gloo, or with `C10D_BACKEND=nccl` NCCL.
+fn backend() -> Backend {
+    match std::env::var("C10D_BACKEND").as_deref() {
+        Ok("nccl") => Backend::Nccl,
+        _ => Backend::Gloo,
+    }
+}
+
+/// Numbers of ranks up to 4, or as many as there are GPUs for NCCL, of which it wants one a rank.
+fn worlds(fewest: usize) -> std::ops::RangeInclusive<usize> {
+    let gpus = usize::try_from(tch::Cuda::device_count()).unwrap();
+    let most = if backend() == Backend::Nccl { gpus.min(4) } else { 4 };
+    if most < fewest {
+        say(&format!("skipped: this machine has {gpus} GPUs, and NCCL needs {fewest}"));
+    }
+    fewest..=most
+}
+
 fn values_of_every_collective() {
-    for world_size in 1..=4 {
+    for world_size in worlds(1) {
         for (rank, output) in run("values", world_size, 0..world_size).into_iter().enumerate() {
             assert!(output.status.success(), "rank {rank} of {world_size}: {}", text(&output));
         }
@@ -98,21 +117,21 @@ fn values_of_every_collective() {
 }
 
 fn unfit_tensors_are_refused() {
-    for world_size in 2..=4 {
+    for world_size in worlds(2) {
         all_succeed("unfit", world_size);
     }
 }
 
 fn ranks_that_disagree_are_named() {
     for case in ["disagree_shape", "disagree_kind", "disagree_call"] {
-        for world_size in 2..=4 {
+        for world_size in worlds(2) {
             all_succeed(case, world_size);
         }
     }
 }
 
 fn a_killed_peer_is_named() {
-    for world_size in 2..=4 {
+    for world_size in worlds(2) {
         let started = Instant::now();
         let outputs = run("killed", world_size, 0..world_size);
         let victim = world_size - 1;
@@ -125,7 +144,7 @@ fn a_killed_peer_is_named() {
 }
 
 fn a_killed_rank_0_is_named() {
-    for world_size in 2..=4 {
+    for world_size in worlds(2) {
         let started = Instant::now();
         for output in &run("killed_0", world_size, 0..world_size)[1..] {
             contains(output, "rank 0 is gone");
@@ -172,7 +191,7 @@ fn streams_of_a_missing_gpu_are_errors() {
     // On a CPU there is nothing to wait for and nothing to count.
     device::own_stream(Device::Cpu).unwrap();
     device::Event::now(Device::Cpu).unwrap().block().unwrap();
-    device::used_here(&scalar(1.0)).unwrap();
+    device::used_here(&Tensor::zeros([2], (Kind::Float, Device::Cpu))).unwrap();
     assert_eq!(device::device_memory(Device::Cpu).unwrap(), None);
 
     let missing = Device::Cuda(usize::try_from(tch::Cuda::device_count()).unwrap());
@@ -294,9 +313,4 @@ fn within(started: Instant, timeout: Duration) {
     // Start of the processes and the roll call come on top of the timeout.
     let limit = timeout + Duration::from_secs(20);
     assert!(started.elapsed() < limit, "took {:?}", started.elapsed());
-}
-
-/// A 2 x 2 tensor of one value.
-fn scalar(value: f32) -> Tensor {
-    Tensor::full([2, 2], f64::from(value), (Kind::Float, Device::Cpu))
 }

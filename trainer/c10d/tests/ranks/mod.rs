@@ -33,13 +33,26 @@ fn rendezvous() -> Rendezvous {
     Rendezvous { address: "127.0.0.1".to_owned(), port }
 }
 
+/// Where this rank's tensors lie: with NCCL each rank has a GPU of its own.
+fn device() -> Device {
+    match backend() {
+        Backend::Gloo => Device::Cpu,
+        Backend::Nccl => Device::Cuda(number("C10D_RANK")),
+    }
+}
+
+/// A 2 x 2 tensor of one value.
+fn scalar(value: f32) -> Tensor {
+    Tensor::full([2, 2], f64::from(value), (Kind::Float, device()))
+}
+
 fn start(timeout: Duration) -> Result<ProcessGroup, C10dError> {
     start_unless(timeout, &|| false)
 }
 
 fn start_unless(timeout: Duration, stop: &dyn Fn() -> bool) -> Result<ProcessGroup, C10dError> {
     let (rank, world_size) = (number("C10D_RANK"), number("C10D_WORLD_SIZE"));
-    ProcessGroup::new(Backend::Gloo, rank, world_size, &rendezvous(), timeout, stop)
+    ProcessGroup::new(backend(), rank, world_size, &rendezvous(), timeout, stop)
 }
 
 pub(crate) fn play(case: &str) {
@@ -97,7 +110,7 @@ fn values(group: &ProcessGroup) {
     let expected: Vec<_> = all.iter().map(|&value| scalar(value)).collect();
     assert_eq!(gathered, expected);
     // A scalar and an empty tensor are tensors too.
-    let mut flag = Tensor::from(i64::try_from(rank).unwrap());
+    let mut flag = Tensor::from(i64::try_from(rank).unwrap()).to_device(device());
     group.all_reduce(&mut flag, ReduceOp::Max).unwrap();
     assert_eq!(flag.int64_value(&[]), i64::try_from(world).unwrap() - 1);
     group.barrier().unwrap();
@@ -107,11 +120,11 @@ fn values(group: &ProcessGroup) {
 
 /// Refusals are local: the group works on after them.
 fn unfit(group: &ProcessGroup) {
-    let mut strided = Tensor::zeros([4, 4], (Kind::Float, Device::Cpu)).transpose(0, 1);
+    let mut strided = Tensor::zeros([4, 4], (Kind::Float, device())).transpose(0, 1);
     strided = strided.narrow(0, 0, 2);
     let error = group.all_reduce(&mut strided, ReduceOp::Sum).unwrap_err();
     assert!(matches!(error, C10dError::NotContiguous { .. }), "{error}");
-    let error = group.all_gather(&Tensor::from_slice(&[true])).unwrap_err();
+    let error = group.all_gather(&Tensor::from_slice(&[true]).to_device(device())).unwrap_err();
     assert!(matches!(error, C10dError::UnsupportedKind { kind: Kind::Bool, .. }), "{error}");
     let mut sum = scalar(1.0);
     group.all_reduce(&mut sum, ReduceOp::Sum).unwrap();
@@ -122,8 +135,8 @@ fn unfit(group: &ProcessGroup) {
 fn disagree(group: &ProcessGroup, case: &str) {
     let odd = group.rank() == 1;
     let mut tensor = match case {
-        "disagree_shape" if odd => Tensor::zeros([3], (Kind::Float, Device::Cpu)),
-        "disagree_kind" if odd => Tensor::zeros([2, 2], (Kind::Double, Device::Cpu)),
+        "disagree_shape" if odd => Tensor::zeros([3], (Kind::Float, device())),
+        "disagree_kind" if odd => Tensor::zeros([2, 2], (Kind::Double, device())),
         _ => scalar(1.0),
     };
     let outcome = if case == "disagree_call" && odd {
