@@ -79,10 +79,13 @@ impl EncoderChoice {
     /// The sizes behind the choice.
     ///
     /// # Errors
-    /// A name that is not published; the message lists the valid ones.
+    /// A name that is not published; the message lists the valid ones. Sizes that do not fit together.
     pub fn resolve(&self) -> Result<EncoderConfig, TrainError> {
         match self {
-            Self::Explicit(config) => Ok(config.clone()),
+            Self::Explicit(config) => match config.validate() {
+                Ok(()) => Ok(config.clone()),
+                Err(problem) => Err(TrainError::Config(format!("model.encoder: {problem}"))),
+            },
             Self::Named(name) => EncoderConfig::named(name).ok_or_else(|| {
                 TrainError::Config(format!(
                     "model.encoder = \"{name}\" is not known; valid: {}, or a table of sizes",

@@ -22,7 +22,7 @@ use crate::step::StepContext;
 const PUBLISHED_EMBEDDING_SIZE: i64 = 64;
 
 /// Noise masks are drawn 256 x 256, four values to a value of the published image embedding.
-pub(super) fn check_prompts(
+pub(crate) fn check_prompts(
     kinds: &[PromptKind],
     encoder: &EncoderConfig,
 ) -> Result<(), TrainError> {
