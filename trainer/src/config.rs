@@ -299,6 +299,17 @@ impl TrainConfig {
 }
 
 impl AugmentSection {
+    /// Whether the pixels of a training sample come again within `epochs`. A run of one epoch with one
+    /// copy counts, as other runs may find what it keeps.
+    pub(crate) fn pixels_repeat(&self, epochs: u64) -> bool {
+        let is_drawn_anew = match self.scale_range.as_slice() {
+            // Up to the input's size there is nothing to crop.
+            [low, high] => low < high || *high > 1.0,
+            _ => false,
+        } || self.color_jitter.is_some();
+        !is_drawn_anew || self.copies.is_some_and(|copies| copies == 1 || copies < epochs)
+    }
+
     fn check(&self) -> Result<(), String> {
         if let Some(jitter) = &self.color_jitter {
             jitter.check().map_err(|problem| format!("augment.{problem}"))?;

@@ -1,6 +1,7 @@
 //! Frozen features on disk, so that a sample whose pixels come again skips the encoder.
 //!
-//! Worth it where augmentation is off or limited to a few copies of each sample. Entries are found by a hash of the
+//! Worth it where augmentation is off or limited to a few copies of each sample; where the pixels of
+//! training samples never come again, only what is evaluated is kept. Entries are found by a hash of the
 //! exact pixels, the frozen weights, the encoder's sizes and precision, the kind of device, whether it
 //! multiplies bfloat16 itself, and the version of the encoder's arithmetic, so runs may share a folder.
 //! Not in it are libtorch's version and the processor, whose sums may differ in the last bits. Values are
@@ -52,6 +53,8 @@ pub struct FeatureCache {
     limit: Limit,
     /// After a failure; a full cache is asked again.
     is_read_only: AtomicBool,
+    /// That it is full was told.
+    is_full_told: AtomicBool,
     counts: Mutex<CacheCounts>,
 }
 
@@ -97,6 +100,7 @@ impl FeatureCache {
             model_key: model_key.to_owned(),
             limit: Limit::open(folder, limit_bytes)?,
             is_read_only: AtomicBool::new(false),
+            is_full_told: AtomicBool::new(false),
             counts: Mutex::default(),
         })
     }
@@ -166,6 +170,7 @@ impl FeatureCache {
         let staged = path.with_extension(format!("{}.{}", std::process::id(), limit::STAGED));
         let written = self.limit.reserve(path, bytes).and_then(|is_reserved| {
             if !is_reserved {
+                self.tell_full(bytes);
                 return Ok(0);
             }
             let checksums = Tensor::from_slice(&[checksum(&image), checksum(&interm)]);
@@ -183,6 +188,18 @@ impl FeatureCache {
                 );
                 self.is_read_only.store(true, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// Once: without it nobody learns why later epochs are no faster.
+    fn tell_full(&self, bytes: u64) {
+        if !self.is_full_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "feature cache {}: full at train.cache_limit_gib; a sample takes {:.2} MiB, and those that \
+                 are not in it yet go through the encoder each time",
+                self.folder.display(),
+                bytes as f64 / f64::from(1 << 20)
+            );
         }
     }
 }
@@ -294,12 +311,26 @@ mod tests {
         files.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect()
     }
 
+    /// What is logged meanwhile.
+    fn told(work: impl FnOnce()) -> String {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let writer = Mutex::new(log.reopen().unwrap());
+        let subscriber = tracing_subscriber::fmt().with_writer(writer).finish();
+        tracing::subscriber::with_default(subscriber, work);
+        std::fs::read_to_string(log.path()).unwrap()
+    }
+
     #[test]
     fn a_full_cache_and_a_damaged_entry_are_survived() {
         let folder = tempfile::tempdir().unwrap();
         let full = FeatureCache::open(folder.path(), "model", 0).unwrap();
-        let _ = full.features(&[1u8; 12], 12, Device::Cpu, encode);
+        let told = told(|| {
+            for _ in 0..3 {
+                let _ = full.features(&[1u8; 12], 12, Device::Cpu, encode);
+            }
+        });
         assert!(entries(folder.path()).is_empty());
+        assert_eq!(told.matches("full at train.cache_limit_gib").count(), 1, "{told}");
 
         let cache = FeatureCache::open(folder.path(), "model", 1 << 20).unwrap();
         let whole = cache.features(&[1u8; 12], 12, Device::Cpu, encode);

@@ -67,6 +67,7 @@ pub(crate) fn step_context(
         frozen: FrozenStage {
             encoders: model.encoders().clone(),
             feature_cache: None,
+            pixels_repeat: config.augment.pixels_repeat(config.train.epochs),
             micro_batch: config.train.micro_batch,
         },
         ahead: None,
@@ -88,6 +89,13 @@ pub(super) fn open_feature_cache(
     sam_sha256: &str,
 ) -> Result<Option<FeatureCache>, TrainError> {
     let Some(folder) = &config.train.cache_embeddings else { return Ok(None) };
+    if !config.augment.pixels_repeat(config.train.epochs) {
+        tracing::warn!(
+            "train.cache_embeddings: the augmentation draws new pixels in each epoch, so only the images \
+             that are evaluated are kept; training samples are with augment.scale_range = [] or with \
+             augment.copies below train.epochs"
+        );
+    }
     let key = model_key(config, encoder, sam_sha256)?;
     let limit_bytes = (config.train.cache_limit_gib * f64::from(1 << 30)) as u64;
     FeatureCache::open(folder, &key, limit_bytes)
