@@ -71,6 +71,10 @@ fn three_processes_report_what_one_does_bit_by_bit() {
     assert_eq!(one, three);
     let table = |output: &str| std::fs::read(folder.join(output).join("val.parquet")).unwrap();
     assert_eq!(table("one"), table("three"));
+    assert_eq!(
+        (&one["data"], &one["data_sha256"]),
+        (&"data".into(), &dataset.manifest_sha256().into())
+    );
     // One process of the three prints, and prints what it wrote.
     assert_eq!(serde_json::from_str::<Value>(&printed).unwrap()[0], three);
     let markdown = std::fs::read_to_string(folder.join("three/val.md")).unwrap();
