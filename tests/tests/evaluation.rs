@@ -215,6 +215,8 @@ fn settings_that_cannot_be_evaluated_are_refused_by_name() {
         (["--protocol", "box,box"], ["eval.protocols", "box twice"]),
         (["--protocol", "coarse_mask"], ["256 x 256", "64 x 64"]),
         (["--dilation-ratio", "0"], ["eval.dilation_ratio", "0"]),
+        (["--limit", "0"], ["--limit", "1.."]),
+        (["--threads", "0"], ["--threads", "1.."]),
     ] {
         let error = fail(folder, "hqsam", &[&eval[..], &extra].concat());
         assert!(words.iter().all(|word| error.contains(word)), "{extra:?}: {error}");

@@ -59,7 +59,7 @@ pub(crate) struct EvalArguments {
     #[arg(long)]
     encoder: Option<String>,
     /// Evaluate only the first so many images. A run's `eval.limit` does not count here.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// Print the report as JSON.
     #[arg(long)]
@@ -73,8 +73,8 @@ pub(crate) struct EvalArguments {
     #[arg(long, default_value_t = 12)]
     worst: usize,
     /// Decoding threads.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: u16,
 }
 
 impl EvalArguments {
@@ -165,7 +165,7 @@ fn run_rank(arguments: &EvalArguments, device: Device, rank_env: Option<&RankEnv
             stop: None,
         };
         let Evaluation { report, pictures } =
-            evaluate(&context, &dataset, split, &section, arguments.threads)?
+            evaluate(&context, &dataset, split, &section, arguments.threads.into())?
                 .context("the evaluation was stopped")?;
         context.progress.finish_and_clear();
         if world.rank != 0 {
