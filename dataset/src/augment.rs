@@ -72,7 +72,9 @@ impl LargeScaleJitter {
     }
 
     /// The pair scaled, cropped and padded to `output_size` squared. Resampling is bilinear
-    /// without antialias; the image is truncated to 8 bits as published, the mask is rounded.
+    /// without antialias; the image is truncated to 8 bits as published. The mask is rounded to 8 bits,
+    /// where the published code keeps floats: of its values above 128, which are foreground, those up to
+    /// 128.5 become background, and the loss sees all to within half a level of 255.
     /// Rows and columns outside the crop are not computed.
     #[must_use]
     pub fn apply(
@@ -165,7 +167,7 @@ impl Target {
 }
 
 /// The evaluation transform as published: both rasters stretched to `size` squared, whatever the
-/// aspect, bilinear without antialias.
+/// aspect, bilinear without antialias. The mask is rounded as by [`LargeScaleJitter::apply`].
 #[must_use]
 pub fn stretch(image: &RgbRaster, mask: &Mask255, size: usize) -> (RgbRaster, Mask255) {
     let mut target = Target::new(size);

@@ -20,7 +20,7 @@ const DETOUR_FACTOR: usize = 8;
 const NOISE_BAND: f32 = 0.01;
 
 /// Most points of a prompt: the loss looks at 12,544 of a mask's.
-const MAX_POINTS: usize = 10_000;
+pub const MAX_POINTS: usize = 10_000;
 /// Most prompts of one augmented sample.
 const MAX_PROMPTS_PER_IMAGE: usize = 256;
 

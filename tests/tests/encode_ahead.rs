@@ -83,6 +83,20 @@ fn encoding_ahead_changes_no_bit_over_stops_and_resumes() {
     assert!(hits.len() == 2 && hits[0].contains("hits=9 misses=0 "), "{said}");
     assert!(hits[1].contains("hits=12 misses=0 "), "{said}");
     assert_eq!(outcome(&folder.join("on-cached")), outcome(&folder.join("off-cached")));
+
+    // With new pixels in each epoch the three evaluated images alone are kept, and found again.
+    let cache = format!("train.cache_embeddings={:?}", folder.join("other").to_str().unwrap());
+    let sets = [on, &cache, "output=\"jittered\""].map(|change| ["--set", change]);
+    let jittered =
+        tests::run(folder, "hqsam", &[&["train", "tiny.toml"], sets.as_flattened()].concat());
+    let said = String::from_utf8_lossy(&jittered.stderr);
+    assert!(said.contains("only the images that are evaluated are kept"), "{said}");
+    let hits: Vec<&str> = said.lines().filter(|line| line.contains("hits=")).collect();
+    assert!(hits.len() == 2 && hits[1].contains("hits=0 misses=3 "), "{said}");
+    let files = std::fs::read_dir(folder.join("other")).unwrap();
+    let kept = files.filter(|file| file.as_ref().unwrap().path().extension().is_some()).count();
+    assert_eq!(kept, 3);
+    assert_eq!(outcome(&folder.join("jittered")).1, expected.1);
 }
 
 #[test]

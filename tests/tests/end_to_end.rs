@@ -78,6 +78,17 @@ fn an_evaluation_tells_of_which_weights_it_is_and_how_many_images() {
     let whole = card("run", "one.pth");
     assert!(whole.contains("`val`, in percent") && whole.contains(all), "{whole}");
     assert!(!whole.contains(part), "{whole}");
+    // Fewer images or another data set do not take its place, in the folder or in the card.
+    let build = ["build", "--auto", "raw", "--output", "other", "--holdout", "0.5"];
+    let _ = succeed(folder, "hqseg", &build);
+    for other in [["--limit", "1"], ["--data", "other"], ["--data", "other"]] {
+        let _ = succeed(folder, "hqsam", &[&["eval", "run"], &other[..]].concat());
+    }
+    assert!(read("run/eval/val.html").contains(all));
+    let files = std::fs::read_dir(folder.join("run/eval")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name().into_string().unwrap());
+    assert_eq!(names.filter(|name| name.ends_with(".parquet")).count(), 4);
+    assert_eq!(card("run", "one.pth"), whole);
     let printed = succeed(folder, "hqsam", &["eval", "run", "--limit", "1", "--output", "one"]);
     assert!(printed.contains("Only 1 of the 3 images"), "{printed}");
 

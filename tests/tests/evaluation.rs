@@ -71,6 +71,10 @@ fn three_processes_report_what_one_does_bit_by_bit() {
     assert_eq!(one, three);
     let table = |output: &str| std::fs::read(folder.join(output).join("val.parquet")).unwrap();
     assert_eq!(table("one"), table("three"));
+    assert_eq!(
+        (&one["data"], &one["data_sha256"]),
+        (&"data".into(), &dataset.manifest_sha256().into())
+    );
     // One process of the three prints, and prints what it wrote.
     assert_eq!(serde_json::from_str::<Value>(&printed).unwrap()[0], three);
     let markdown = std::fs::read_to_string(folder.join("three/val.md")).unwrap();
@@ -211,6 +215,8 @@ fn settings_that_cannot_be_evaluated_are_refused_by_name() {
         (["--protocol", "box,box"], ["eval.protocols", "box twice"]),
         (["--protocol", "coarse_mask"], ["256 x 256", "64 x 64"]),
         (["--dilation-ratio", "0"], ["eval.dilation_ratio", "0"]),
+        (["--limit", "0"], ["--limit", "1.."]),
+        (["--threads", "0"], ["--threads", "1.."]),
     ] {
         let error = fail(folder, "hqsam", &[&eval[..], &extra].concat());
         assert!(words.iter().all(|word| error.contains(word)), "{extra:?}: {error}");

@@ -47,6 +47,41 @@ fn data_that_is_not_there_is_named() {
 }
 
 #[test]
+fn sizes_that_no_encoder_can_have_are_refused_by_name() {
+    let sizes = "{ kind = \"vit\", img_size = 128, embed_dim = 32, depth = 2, num_heads = 2, \
+                 window_size = 3, global_attn_indexes = [1] }";
+    let config = CONFIG.replace("\"lite_medsam\"", sizes);
+    let folder = folder_with(&format!("{config}\n[prompt]\nkinds = [\"box\"]\n"));
+    let bench = ["bench", "config.toml", "--batch", "1", "--steps", "1", "--set"];
+    for (setting, words) in [
+        ("model.encoder.mlp_ratio=-1.0", "model.encoder: mlp_ratio -1"),
+        ("model.encoder.mlp_ratio=0.0", "model.encoder: mlp_ratio 0"),
+        ("model.encoder.mlp_ratio=nan", "model.encoder: mlp_ratio NaN"),
+        ("model.encoder.mlp_ratio=1e9", "model.encoder: mlp_ratio 1000000000"),
+        ("model.encoder.norm_eps=0.0", "model.encoder: norm_eps 0"),
+        ("model.encoder.norm_eps=nan", "model.encoder: norm_eps NaN"),
+        ("model.encoder.embed_dim=17", "model.encoder: embed_dim 17 is not a multiple"),
+        ("prompt.kinds=[\"noise_mask\"]", "prompt.kinds has noise_mask, which needs"),
+    ] {
+        let error = fail(folder.path(), "hqsam", &[&bench[..], &[setting]].concat());
+        assert!(error.contains(words), "{setting}: {error}");
+        assert_eq!(error.trim().lines().count(), 1, "{error}");
+    }
+}
+
+#[test]
+fn more_points_than_any_evaluation_needs_are_refused() {
+    let folder = folder_with(CONFIG);
+    for protocol in ["points:100000000", "clicks:10001"] {
+        let error = fail(folder.path(), "hqsam", &["eval", "absent.pth", "--protocol", protocol]);
+        assert!(error.contains(protocol) && error.contains("from 1 to 10000"), "{error}");
+        let setting = format!("eval.protocols=[{protocol:?}]");
+        let error = fail(folder.path(), "hqsam", &["train", "config.toml", "--set", &setting]);
+        assert!(error.contains(protocol) && error.contains("from 1 to 10000"), "{error}");
+    }
+}
+
+#[test]
 fn wrong_input_is_not_started_again() {
     let folder = tiny(r#"model = { random_sam = false, checkpoint = "absent.pth" }"#);
     let launched = |settings: &[&str]| {

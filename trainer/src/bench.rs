@@ -23,7 +23,7 @@ use crate::model::{EncoderConfig, Precision, multiplies_bf16, published_flop};
 use crate::part_clock::{PartClock, StepTimes};
 use crate::run::load_frozen_sam;
 use crate::step::{StepContext, train_step};
-use crate::train::{Ahead, TrainError, TrainOptions, join_ranks, step_context};
+use crate::train::{Ahead, TrainError, TrainOptions, check_prompts, join_ranks, step_context};
 
 /// Rows and columns of the drawn pictures, before they are scaled to the encoder's input.
 const PICTURE_HW: (usize, usize) = (800, 1200);
@@ -54,6 +54,7 @@ pub fn bench(
     let mut config = config.clone();
     config.model.checkpoint.take_if(|path| !path.exists());
     let encoder = config.model.encoder.resolve()?;
+    check_prompts(&config.prompt.kinds, &encoder)?;
     let world_size = train.rank_env.as_ref().map_or(1, |env| env.world_size);
     config.train.global_batch = options.batch * world_size;
     let (world, data_parallel) = join_ranks(&config, train, &|| false)?;

@@ -79,10 +79,13 @@ impl EncoderChoice {
     /// The sizes behind the choice.
     ///
     /// # Errors
-    /// A name that is not published; the message lists the valid ones.
+    /// A name that is not published; the message lists the valid ones. Sizes that do not fit together.
     pub fn resolve(&self) -> Result<EncoderConfig, TrainError> {
         match self {
-            Self::Explicit(config) => Ok(config.clone()),
+            Self::Explicit(config) => match config.validate() {
+                Ok(()) => Ok(config.clone()),
+                Err(problem) => Err(TrainError::Config(format!("model.encoder: {problem}"))),
+            },
             Self::Named(name) => EncoderConfig::named(name).ok_or_else(|| {
                 TrainError::Config(format!(
                     "model.encoder = \"{name}\" is not known; valid: {}, or a table of sizes",
@@ -306,6 +309,17 @@ impl TrainConfig {
 }
 
 impl AugmentSection {
+    /// Whether the pixels of a training sample come again within `epochs`. A run of one epoch with one
+    /// copy counts, as other runs may find what it keeps.
+    pub(crate) fn pixels_repeat(&self, epochs: u64) -> bool {
+        let is_drawn_anew = match self.scale_range.as_slice() {
+            // Up to the input's size there is nothing to crop.
+            [low, high] => low < high || *high > 1.0,
+            _ => false,
+        } || self.color_jitter.is_some();
+        !is_drawn_anew || self.copies.is_some_and(|copies| copies == 1 || copies < epochs)
+    }
+
     fn check(&self) -> Result<(), String> {
         if let Some(jitter) = &self.color_jitter {
             jitter.check().map_err(|problem| format!("augment.{problem}"))?;

@@ -1,9 +1,12 @@
 //! Frozen features on disk, so that a sample whose pixels come again skips the encoder.
 //!
-//! Worth it where augmentation is off or limited to a few copies of each sample. Entries are found
-//! by a hash of the frozen weights and of the exact pixels, so runs may share a folder and a stale
-//! entry cannot be hit. Values are kept in bfloat16; with a cache, features are rounded to it
-//! whether they come from the disk or not, so a warm cache changes no bit of a run.
+//! Worth it where augmentation is off or limited to a few copies of each sample; where the pixels of
+//! training samples never come again, only what is evaluated is kept. Entries are found by a hash of the
+//! exact pixels, the frozen weights, the encoder's sizes and precision, the kind of device, whether it
+//! multiplies bfloat16 itself, and the version of the encoder's arithmetic, so runs may share a folder.
+//! Not in it are libtorch's version and the processor, whose sums may differ in the last bits. Values are
+//! kept in bfloat16; with a cache, features are rounded to it whether they come from the disk or not, so a
+//! warm cache changes no bit of a run.
 //!
 //! On a GPU, the host waits for the features of each new image, which go to the disk, and for the copy
 //! of each found one: what is saved is the encoder's time, so that only pays where that is longer.
@@ -19,7 +22,7 @@ use tch::{Device, Kind, Tensor};
 
 use self::limit::Limit;
 use crate::checkpoint::hex;
-use crate::model::{Encoders, ImageFeatures};
+use crate::model::{ENCODER_ARITHMETIC, Encoders, ImageFeatures, multiplies_bf16};
 use crate::upload::upload;
 
 const IMAGE_EMBEDDINGS: &str = "image_embeddings_bhwc";
@@ -50,7 +53,27 @@ pub struct FeatureCache {
     limit: Limit,
     /// After a failure; a full cache is asked again.
     is_read_only: AtomicBool,
+    /// That it is full was told.
+    is_full_told: AtomicBool,
     counts: Mutex<CacheCounts>,
+}
+
+/// What besides pixels, weights and sizes decides the bits of features.
+#[derive(Clone, Copy, Debug)]
+struct Arithmetic {
+    version: u32,
+    is_cuda: bool,
+    native_bf16: bool,
+}
+
+impl Arithmetic {
+    fn of(device: Device) -> Self {
+        Self {
+            version: ENCODER_ARITHMETIC,
+            is_cuda: device.is_cuda(),
+            native_bf16: multiplies_bf16(device),
+        }
+    }
 }
 
 /// What a cache did since it was opened or last asked, on this rank.
@@ -77,6 +100,7 @@ impl FeatureCache {
             model_key: model_key.to_owned(),
             limit: Limit::open(folder, limit_bytes)?,
             is_read_only: AtomicBool::new(false),
+            is_full_told: AtomicBool::new(false),
             counts: Mutex::default(),
         })
     }
@@ -100,8 +124,9 @@ impl FeatureCache {
         device: Device,
         encode: impl FnOnce(&[i64]) -> ImageFeatures,
     ) -> ImageFeatures {
+        let arithmetic = Arithmetic::of(device);
         let paths: Vec<PathBuf> =
-            pixels.chunks_exact(image_bytes).map(|image| self.path(image)).collect();
+            pixels.chunks_exact(image_bytes).map(|image| self.path(arithmetic, image)).collect();
         let mut found: Vec<Option<ImageFeatures>> =
             paths.iter().map(|path| read(path, device)).collect();
         let missing: Vec<i64> =
@@ -122,10 +147,12 @@ impl FeatureCache {
         concatenate(&found.into_iter().flatten().collect::<Vec<_>>())
     }
 
-    fn path(&self, image: &[u8]) -> PathBuf {
+    fn path(&self, arithmetic: Arithmetic, image: &[u8]) -> PathBuf {
+        let Arithmetic { version, is_cuda, native_bf16 } = arithmetic;
         let mut hasher = Sha256::new();
         hasher.update(self.model_key.as_bytes());
-        hasher.update([0]);
+        hasher.update([0, u8::from(is_cuda), u8::from(native_bf16)]);
+        hasher.update(version.to_le_bytes());
         hasher.update(image);
         self.folder.join(format!("{}.safetensors", hex(&hasher.finalize()[..16])))
     }
@@ -143,6 +170,7 @@ impl FeatureCache {
         let staged = path.with_extension(format!("{}.{}", std::process::id(), limit::STAGED));
         let written = self.limit.reserve(path, bytes).and_then(|is_reserved| {
             if !is_reserved {
+                self.tell_full(bytes);
                 return Ok(0);
             }
             let checksums = Tensor::from_slice(&[checksum(&image), checksum(&interm)]);
@@ -160,6 +188,18 @@ impl FeatureCache {
                 );
                 self.is_read_only.store(true, Ordering::Relaxed);
             }
+        }
+    }
+
+    /// Once: without it nobody learns why later epochs are no faster.
+    fn tell_full(&self, bytes: u64) {
+        if !self.is_full_told.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                "feature cache {}: full at train.cache_limit_gib; a sample takes {:.2} MiB, and those that \
+                 are not in it yet go through the encoder each time",
+                self.folder.display(),
+                bytes as f64 / f64::from(1 << 20)
+            );
         }
     }
 }
@@ -245,17 +285,52 @@ mod tests {
         assert_eq!(encoded, [0, 1], "another model's features are never used");
     }
 
+    #[test]
+    fn everything_that_decides_the_bits_names_the_entry() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |key| FeatureCache::open(folder.path(), key, 0).unwrap();
+        let cache = open("model");
+        let ours = Arithmetic { version: 1, is_cuda: false, native_bf16: false };
+        let name = cache.path(ours, &[1; 12]);
+        assert_eq!(name, open("model").path(ours, &[1; 12]));
+        for other in [
+            cache.path(Arithmetic { version: 2, ..ours }, &[1; 12]),
+            cache.path(Arithmetic { is_cuda: true, ..ours }, &[1; 12]),
+            cache.path(Arithmetic { native_bf16: true, ..ours }, &[1; 12]),
+            cache.path(ours, &[2; 12]),
+            open("model bf16").path(ours, &[1; 12]),
+        ] {
+            assert_ne!(name, other);
+        }
+        assert!(Arithmetic::of(Device::Cuda(0)).is_cuda && !Arithmetic::of(Device::Cpu).is_cuda);
+        assert_eq!(Arithmetic::of(Device::Cpu).native_bf16, multiplies_bf16(Device::Cpu));
+    }
+
     fn entries(folder: &Path) -> Vec<PathBuf> {
         let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
         files.filter(|path| path.extension().is_some_and(|end| end == "safetensors")).collect()
+    }
+
+    /// What is logged meanwhile.
+    fn told(work: impl FnOnce()) -> String {
+        let log = tempfile::NamedTempFile::new().unwrap();
+        let writer = Mutex::new(log.reopen().unwrap());
+        let subscriber = tracing_subscriber::fmt().with_writer(writer).finish();
+        tracing::subscriber::with_default(subscriber, work);
+        std::fs::read_to_string(log.path()).unwrap()
     }
 
     #[test]
     fn a_full_cache_and_a_damaged_entry_are_survived() {
         let folder = tempfile::tempdir().unwrap();
         let full = FeatureCache::open(folder.path(), "model", 0).unwrap();
-        let _ = full.features(&[1u8; 12], 12, Device::Cpu, encode);
+        let told = told(|| {
+            for _ in 0..3 {
+                let _ = full.features(&[1u8; 12], 12, Device::Cpu, encode);
+            }
+        });
         assert!(entries(folder.path()).is_empty());
+        assert_eq!(told.matches("full at train.cache_limit_gib").count(), 1, "{told}");
 
         let cache = FeatureCache::open(folder.path(), "model", 1 << 20).unwrap();
         let whole = cache.features(&[1u8; 12], 12, Device::Cpu, encode);

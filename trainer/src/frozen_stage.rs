@@ -16,6 +16,8 @@ pub struct FrozenStage {
     pub encoders: Encoders,
     /// Features of samples that come again.
     pub feature_cache: Option<Arc<FeatureCache>>,
+    /// Whether training samples come again at all. Where they do not, the cache is for evaluations.
+    pub pixels_repeat: bool,
     /// Samples that go through the model at once.
     pub micro_batch: usize,
 }
@@ -80,7 +82,7 @@ impl FrozenStage {
         let tensors = to_tensors(batch, from, to, device);
         let image_bytes = batch.height * batch.width * 3;
         let pixels = &batch.images[from * image_bytes..to * image_bytes];
-        let cache = self.feature_cache.as_deref();
+        let cache = self.feature_cache.as_deref().filter(|_| self.pixels_repeat);
         let features =
             feature_cache::encode(&self.encoders, cache, &tensors.images_u8_bhwc, pixels);
         times.encode += clock.lap();

@@ -30,6 +30,7 @@ pub mod metrics;
 pub mod model;
 pub mod model_card;
 pub mod optim;
+pub mod panic_line;
 pub mod part_clock;
 pub mod predict;
 pub mod ranks;

@@ -7,14 +7,14 @@ use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 
 use clap::Parser;
+use trainer::panic_line::panic_line;
 
 fn main() -> ExitCode {
     if let Some(mut command) = trainer::allocator::restart_with_settings() {
         // Only returns when this process could not be replaced; then it goes on as it is.
         let _ = command.exec();
     }
-    // One line per failure: tensor operations of tch panic with libtorch's own message, whose
-    // first line is what a user needs.
+    // One line per failure: what a panic says is told below, once.
     std::panic::set_hook(Box::new(|info| tracing::debug!("{info}")));
     tracing_subscriber::fmt()
         .with_writer(std::io::stderr)
@@ -34,18 +34,9 @@ fn main() -> ExitCode {
         Ok(Ok(())) => return ExitCode::SUCCESS,
         Ok(Err(error)) => (format!("{error:#}"), cli::exit_code(&error)),
         Err(panic) => {
-            (format!("internal error: {}", panic_message(panic.as_ref())), ExitCode::FAILURE)
+            (format!("internal error: {}", panic_line(panic.as_ref())), ExitCode::FAILURE)
         }
     };
     tracing::error!("{message}");
     code
-}
-
-fn panic_message(panic: &(dyn std::any::Any + Send)) -> &str {
-    let text = panic
-        .downcast_ref::<String>()
-        .map(String::as_str)
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("unknown panic");
-    text.lines().next().unwrap_or(text)
 }

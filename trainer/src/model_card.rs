@@ -78,7 +78,7 @@ impl ModelCard<'_> {
         card
     }
 
-    /// What was found of these very weights, for each split where most images were evaluated, with
+    /// What was found of these very weights on the run's own data set, for each split where most images were evaluated, with
     /// that of `hqsam eval` before that of an epoch.
     fn evaluation(&self, card: &mut String, config: &TrainConfig) {
         card.push_str("## Evaluation\n\n");
@@ -92,24 +92,50 @@ impl ModelCard<'_> {
             return;
         }
         let reports = reports(&folder.join("eval"));
-        let (mut own, other): (Vec<_>, Vec<_>) =
-            reports.into_iter().partition(|(_, report)| report.hq_sha256 == self.hq_sha256);
+        let is_own_data = own_data(&reports, config);
+        let (mut own, other): (Vec<_>, Vec<_>) = reports.into_iter().partition(|(name, report)| {
+            report.hq_sha256 == self.hq_sha256 && is_own_data(name, report)
+        });
         own.sort_by_key(|(name, report)| {
-            let is_of_epoch = name.contains("-epoch-");
-            (report.split.clone(), std::cmp::Reverse(report.num_images()), is_of_epoch)
+            (report.split.clone(), std::cmp::Reverse(report.num_images()), is_of_epoch(name))
         });
         own.dedup_by(|(_, later), (_, first)| later.split == first.split);
         if own.is_empty() && other.is_empty() {
             card.push_str("None was made.\n\n");
         } else if own.is_empty() {
             card.push_str(
-                "None was made of these weights; those of the run are of others. `hqsam eval` \
-                 makes one.\n\n",
+                "None was made of these weights on the run's data set; those of the run are of other \
+                 weights or data sets. `hqsam eval` makes one.\n\n",
             );
         }
         for (name, report) in own {
             let _ = writeln!(card, "`{name}`, in percent:\n\n{}\n", report.table());
         }
+    }
+}
+
+fn is_of_epoch(name: &str) -> bool {
+    name.contains("-epoch-")
+}
+
+/// Which reports are of the run's own data set: those that training made, and those of the data set that
+/// training evaluated or, where it evaluated none, that the configuration names.
+fn own_data(
+    reports: &[(String, EvalReport)],
+    config: &TrainConfig,
+) -> impl Fn(&str, &EvalReport) -> bool + use<> {
+    let of_epochs = reports.iter().filter(|(name, _)| is_of_epoch(name));
+    let digest =
+        of_epochs.map(|(_, report)| report.data_sha256.clone()).find(|digest| !digest.is_empty());
+    let digest = digest.or_else(|| Some(Dataset::open(&config.data.path).ok()?.manifest_sha256()));
+    let path = config.data.path.clone();
+    move |name, report| {
+        is_of_epoch(name)
+            || match &digest {
+                Some(digest) => report.data_sha256 == *digest,
+                // It is no longer at hand.
+                None => report.data == path,
+            }
     }
 }
 
@@ -197,6 +223,8 @@ mod tests {
         EvalReport {
             split: split.into(),
             split_images: 20,
+            data: "nowhere/data".into(),
+            data_sha256: "mine".into(),
             hq_sha256: weights.into(),
             conditions: String::new(),
             hq_output: Default::default(),
@@ -259,6 +287,16 @@ mod tests {
         let text = card.text();
         assert!(text.contains("33.00") && text.contains("44.00"), "{text}");
         assert!(text.contains("All 20 images") && !text.contains("22.00"), "{text}");
+        // Of another data set, however good; without a digest it is the path that tells.
+        let other = EvalReport { data: "other".into(), ..report("elsewhere", "ours", 20, 0.99) };
+        write("elsewhere", &other);
+        assert!(card.text().contains("99.00"), "the digest tells before the path");
+        write("elsewhere", &EvalReport { data_sha256: "other".into(), ..other });
+        assert!(!card.text().contains("99.00"));
+        std::fs::remove_file(run.path().join("eval/val-epoch-001.json")).unwrap();
+        std::fs::remove_file(run.path().join("eval/val-epoch-002.json")).unwrap();
+        let text = card.text();
+        assert!(text.contains("33.00") && !text.contains("99.00"), "{text}");
         // Of a run in a store: where it was trained, its logs are at hand.
         card.folder = None;
         assert!(card.text().contains("Not known here: the run lies in a store"));

@@ -64,7 +64,8 @@ pub struct StepReport {
 /// Forward and backward over this rank's part of the global batch, one all-reduce, one update.
 ///
 /// The host reads the device once, for the losses and the gradient's norm, which decide whether
-/// the update is made.
+/// the update is made. With several ranks it waits before that as well: for the other hosts, since the
+/// ranks compare each collective on the CPU before they run it, and for the all-reduce itself.
 ///
 /// # Errors
 /// A loss or gradient that is not finite (no rank updates, the samples are named), or a rank that

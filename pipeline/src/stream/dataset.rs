@@ -170,7 +170,9 @@ impl Dataset {
         Ok(self.runtime().block_on(self.shards.fetch(split, row))?.sample)
     }
 
-    pub(super) fn location(&self) -> &str {
+    /// The folder or URL that it was opened from: of a build configuration, its output.
+    #[must_use]
+    pub fn location(&self) -> &str {
         &self.shards.location
     }
 

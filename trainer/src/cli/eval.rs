@@ -16,8 +16,8 @@ use tch::Device;
 use trainer::checkpoint;
 use trainer::config::{EvalSection, HqOutput};
 use trainer::data_parallel::DataParallel;
-use trainer::eval_files::{write_page, write_report};
-use trainer::evaluate::{EvalContext, Evaluation, PictureWish, Protocol, evaluate};
+use trainer::eval_files::{free_name, write_page, write_report};
+use trainer::evaluate::{EvalContext, EvalReport, Evaluation, PictureWish, Protocol, evaluate};
 use trainer::ranks;
 use trainer::run::{self, OpenModel};
 use trainer::run_log::evaluation_bar;
@@ -59,24 +59,44 @@ pub(crate) struct EvalArguments {
     #[arg(long)]
     encoder: Option<String>,
     /// Evaluate only the first so many images. A run's `eval.limit` does not count here.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
     /// Print the report as JSON.
     #[arg(long)]
     json: bool,
     /// Folder for `<split>.json`, `.md`, `.parquet` and `.html`. Default: `eval` inside the run; none
-    /// for a URL.
+    /// for a URL. The default folder keeps evaluations of other data sets, prompts, settings or numbers of
+    /// images: beside such a `<split>.json` the files are named `<split>-<hash>`.
     #[arg(long)]
     output: Option<PathBuf>,
     /// Images shown in the page for each prompt, those with the lowest IoU of HQ-SAM.
     #[arg(long, default_value_t = 12)]
     worst: usize,
     /// Decoding threads.
-    #[arg(long, default_value_t = 1)]
-    threads: usize,
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..))]
+    threads: u16,
 }
 
 impl EvalArguments {
+    /// Folder and name of a report's files. In a folder that was not named, no other evaluation is
+    /// replaced.
+    fn place(&self, report: &EvalReport) -> Option<(PathBuf, String)> {
+        if let Some(folder) = &self.output {
+            return Some((folder.clone(), report.split.clone()));
+        }
+        let folder = self.model.is_dir().then(|| self.model.join("eval"))?;
+        let name = free_name(&folder, report);
+        if name != report.split {
+            tracing::info!(
+                "written as {name} into {}, where {} is of another data set, other prompts or settings, \
+                 or another number of images",
+                folder.display(),
+                report.split
+            );
+        }
+        Some((folder, name))
+    }
+
     /// The run's settings with what was given on the command line.
     fn section(&self, configured: Option<EvalSection>) -> Result<EvalSection> {
         let mut section = configured.unwrap_or_default();
@@ -145,20 +165,16 @@ fn run_rank(arguments: &EvalArguments, device: Device, rank_env: Option<&RankEnv
             stop: None,
         };
         let Evaluation { report, pictures } =
-            evaluate(&context, &dataset, split, &section, arguments.threads)?
+            evaluate(&context, &dataset, split, &section, arguments.threads.into())?
                 .context("the evaluation was stopped")?;
         context.progress.finish_and_clear();
         if world.rank != 0 {
             continue;
         }
-        let folder = arguments
-            .output
-            .clone()
-            .or_else(|| arguments.model.is_dir().then(|| arguments.model.join("eval")));
-        if let Some(folder) = folder {
-            write_report(&folder, split, &report)?;
+        if let Some((folder, name)) = arguments.place(&report) {
+            write_report(&folder, &name, &report)?;
             let about = format!("{origin} on {data}");
-            write_page(&folder, split, &report, &pictures, &about)?;
+            write_page(&folder, &name, &report, &pictures, &about)?;
         }
         if !arguments.json {
             super::print(&format!("{origin} on {data}, split {split}\n\n{}", report.table()))?;

@@ -96,6 +96,22 @@ fn shipped_published_recipes_are_the_published_recipe() {
 }
 
 #[test]
+fn pixels_come_again_without_drawn_crops_and_colours_or_with_few_copies() {
+    let published = AugmentSection::default();
+    let repeats = |section: AugmentSection| section.pixels_repeat(12);
+    assert!(!repeats(published.clone()));
+    assert!(repeats(AugmentSection { scale_range: vec![], ..published.clone() }));
+    assert!(repeats(AugmentSection { scale_range: vec![0.5, 0.5], ..published.clone() }));
+    assert!(!repeats(AugmentSection { scale_range: vec![1.5, 1.5], ..published.clone() }));
+    let color_jitter = Some(ColorJitter { hue: 0.1, ..ColorJitter::default() });
+    assert!(!repeats(AugmentSection { scale_range: vec![], color_jitter, ..published.clone() }));
+    for (copies, expected) in [(1, true), (4, true), (12, false)] {
+        let section = AugmentSection { copies: Some(copies), ..published.clone() };
+        assert_eq!(repeats(section), expected, "{copies} copies");
+    }
+}
+
+#[test]
 fn evaluation_is_the_published_one_unless_configured() {
     for (file, config) in shipped() {
         assert_eq!(config.eval.protocols, [Protocol::Box], "{file}");

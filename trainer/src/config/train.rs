@@ -53,7 +53,8 @@ pub struct TrainSection {
     /// samples are saved for replay in `nonfinite/`.
     pub on_non_finite: NonFinite,
     /// Folder in which frozen features are kept, so that a sample whose pixels come again skips
-    /// the encoder; pays where augmentation is off or `augment.copies` is small.
+    /// the encoder; pays where augmentation is off or `augment.copies` is small. Where the augmentation
+    /// draws new pixels each epoch, only those of evaluated images are kept.
     pub cache_embeddings: Option<PathBuf>,
     /// Size limit of that folder in GiB.
     pub cache_limit_gib: f64,

@@ -27,6 +27,8 @@ use self::gallery::{Gallery, Masks};
 pub use self::overlays::write_overlays;
 pub use self::page::render;
 pub use self::protocol::{Protocol, UnknownProtocol};
+#[cfg(test)]
+pub(crate) use self::report::tests::report_of as test_report;
 pub use self::report::{BothEmpty, EvalReport, ImageScore, Score, SetScore};
 pub use self::table::write_table;
 use self::truth::Truth;
@@ -125,6 +127,8 @@ pub fn evaluate(
     let report = EvalReport {
         split: split.to_owned(),
         split_images,
+        data: dataset.location().to_owned(),
+        data_sha256: dataset.manifest_sha256(),
         hq_sha256: checkpoint::digest(&context.model.hq_parameters().into_iter().collect()),
         conditions: "image and mask stretched to the input; logits resized to the file's \
                      resolution, cut at 0; mask foreground above 128"

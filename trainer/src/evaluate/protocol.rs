@@ -4,7 +4,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use dataset::prompt::{Prompt, PromptKind, PromptRecipe, box_prompt};
+use dataset::prompt::{MAX_POINTS, Prompt, PromptKind, PromptRecipe, box_prompt};
 use dataset::raster::Mask255;
 use dataset::rng::{Draw, sample_rng};
 use serde::{Deserialize, Serialize};
@@ -109,8 +109,10 @@ impl fmt::Display for Protocol {
 /// A name that stands for no protocol.
 #[derive(Clone, Debug, thiserror::Error)]
 #[error(
-    "`{0}` is no protocol; there are box, points:N (such as points:5, at least 1), clicks:N (such as \
-     clicks:1), coarse_mask and noisy_box:SHARE (such as noisy_box:0.2, above 0 and below 1)"
+    "`{0}` is no protocol; there are box, points:N (such as points:5, from 1 to {most}), clicks:N \
+     (such as clicks:1, as many), coarse_mask and noisy_box:SHARE (such as noisy_box:0.2, above 0 and \
+     below 1)",
+    most = MAX_POINTS
 )]
 pub struct UnknownProtocol(String);
 
@@ -127,9 +129,10 @@ impl FromStr for Protocol {
             ("box", None) => Ok(Self::Box),
             ("coarse_mask", None) => Ok(Self::CoarseMask),
             ("points" | "clicks", Some(count)) => match count.parse() {
-                Ok(count) if count > 0 && name == "points" => Ok(Self::Points(count)),
-                Ok(count) if count > 0 => Ok(Self::Clicks(count)),
-                _ => Err(unknown()),
+                Ok(count) if !(1..=MAX_POINTS).contains(&count) => Err(unknown()),
+                Ok(count) if name == "points" => Ok(Self::Points(count)),
+                Ok(count) => Ok(Self::Clicks(count)),
+                Err(_) => Err(unknown()),
             },
             ("noisy_box", Some(share)) => match share.parse() {
                 Ok(share) if share > 0.0 && share < 1.0 => Ok(Self::NoisyBox(share)),
@@ -169,7 +172,7 @@ mod tests {
 
     #[test]
     fn names_are_read_as_they_are_written() {
-        let names = ["box", "points:1", "points:10", "clicks:1", "clicks:5", "coarse_mask"];
+        let names = ["box", "points:1", "points:10000", "clicks:1", "clicks:5", "coarse_mask"];
         for name in names.into_iter().chain(["noisy_box:0.2"]) {
             assert_eq!(name.parse::<Protocol>().unwrap().to_string(), name);
         }
@@ -179,8 +182,10 @@ mod tests {
             "points",
             "points:0",
             "points:-1",
+            "points:10001",
             "clicks",
             "clicks:0",
+            "clicks:100000000",
             "noisy_box",
             "noisy_box:1",
             "noisy_box:0",

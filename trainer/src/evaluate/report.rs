@@ -1,8 +1,10 @@
 //! What an evaluation found: per image, per set, and as a table.
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use super::protocol::Protocol;
+use crate::checkpoint::hex;
 use crate::config::HqOutput;
 
 /// IoU and boundary IoU of one mask, 0..1.
@@ -97,6 +99,12 @@ pub struct EvalReport {
     /// Images of the split, of which an evaluation may take the first ones alone.
     #[serde(default)]
     pub split_images: u64,
+    /// Folder or URL of the data set.
+    #[serde(default)]
+    pub data: String,
+    /// Digest of its manifest: which data set it was, wherever it lies.
+    #[serde(default)]
+    pub data_sha256: String,
     /// Which HQ values were evaluated, see [`digest`](crate::checkpoint::digest).
     #[serde(default)]
     pub hq_sha256: String,
@@ -163,6 +171,21 @@ fn mean<'a>(
 }
 
 impl EvalReport {
+    /// Everything but the weights that two reports must have in common to be compared, in hexadecimal:
+    /// the data set, its images that were taken, the prompts and how masks are made and scored.
+    #[must_use]
+    pub fn evaluation_sha256(&self) -> String {
+        let protocols: Vec<String> =
+            self.whole_split().map(|set| set.protocol.to_string()).collect();
+        let Self { split, data_sha256, hq_output, dilation_ratio, seed, .. } = self;
+        let facts = format!(
+            "{split}\n{data_sha256}\n{}\n{}\n{hq_output} {dilation_ratio} {seed}",
+            self.num_images(),
+            protocols.join(",")
+        );
+        hex(&Sha256::digest(facts.as_bytes()))
+    }
+
     /// The whole split, once for each protocol.
     pub fn whole_split(&self) -> impl Iterator<Item = &SetScore> {
         // A set may be called `all` too; the whole split comes last.
@@ -257,12 +280,21 @@ pub(super) mod tests {
         }
     }
 
+    /// A report with so many images for each protocol.
+    pub(crate) fn report_of(protocols: &[Protocol], count: u64) -> EvalReport {
+        let of =
+            |protocol| (0..count).map(move |row| ImageScore { protocol, ..image(row, "a", 0.5) });
+        report(protocols.iter().flat_map(|&protocol| of(protocol)).collect())
+    }
+
     pub(in crate::evaluate) fn report(images: Vec<ImageScore>) -> EvalReport {
         let mut protocols: Vec<Protocol> = images.iter().map(|image| image.protocol).collect();
         protocols.dedup();
         EvalReport {
             split: "val".into(),
             split_images: 3,
+            data: "data/mine".into(),
+            data_sha256: "4567".into(),
             hq_sha256: "0123".into(),
             conditions: "as published".into(),
             hq_output: HqOutput::Hq,

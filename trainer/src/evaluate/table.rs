@@ -29,6 +29,8 @@ fn write(file: File, report: &EvalReport) -> Result<(), ParquetError> {
     let facts = [
         ("split", report.split.clone()),
         ("split_images", report.split_images.to_string()),
+        ("data", report.data.clone()),
+        ("data_sha256", report.data_sha256.clone()),
         ("hq_sha256", report.hq_sha256.clone()),
         ("hq_output", report.hq_output.to_string()),
         ("dilation_ratio", report.dilation_ratio.to_string()),
@@ -85,6 +87,7 @@ fn to_record_batch(images: &[ImageScore]) -> Result<RecordBatch, ParquetError> {
 mod tests {
     use arrow_array::cast::AsArray;
     use parquet::arrow::arrow_reader::ParquetRecordBatchReader;
+    use parquet::file::reader::{FileReader, SerializedFileReader};
 
     use super::*;
     use crate::evaluate::report::tests::{image, report};
@@ -95,6 +98,12 @@ mod tests {
         let path = folder.path().join("val.parquet");
         let report = report(vec![image(3, "a", 0.75), image(4, "b", 0.5)]);
         write_table(&path, &report).unwrap();
+        let file = SerializedFileReader::new(File::open(&path).unwrap()).unwrap();
+        let facts = file.metadata().file_metadata().key_value_metadata().unwrap();
+        for (key, value) in [("data", "data/mine"), ("data_sha256", "4567"), ("hq_sha256", "0123")]
+        {
+            assert!(facts.contains(&KeyValue::new(key.to_owned(), value.to_owned())), "{facts:?}");
+        }
         let mut reader = ParquetRecordBatchReader::try_new(File::open(&path).unwrap(), 10).unwrap();
         let batch = reader.next().unwrap().unwrap();
         assert_eq!(batch.num_rows(), 2);

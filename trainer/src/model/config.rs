@@ -78,6 +78,13 @@ impl Default for VitConfig {
     }
 }
 
+impl VitConfig {
+    /// Hidden width of a block's perceptron.
+    pub(crate) fn mlp_dim(&self) -> i64 {
+        (self.embed_dim as f64 * self.mlp_ratio) as i64
+    }
+}
+
 /// First layers of a TinyViT.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -256,6 +263,17 @@ fn validate_vit(vit: &VitConfig) -> Result<(), String> {
             "embed_dim {} is not a multiple of num_heads {}",
             vit.embed_dim, vit.num_heads
         ));
+    }
+    let mlp_dim = vit.mlp_dim();
+    if !(1..=MAX_SIZE).contains(&mlp_dim) {
+        return Err(format!(
+            "mlp_ratio {} of embed_dim {} makes a perceptron of {mlp_dim} channels, which must be at \
+             least 1 and at most {MAX_SIZE}",
+            vit.mlp_ratio, vit.embed_dim
+        ));
+    }
+    if !(vit.norm_eps > 0.0 && vit.norm_eps.is_finite()) {
+        return Err(format!("norm_eps {} is not a positive number", vit.norm_eps));
     }
     if vit.out_chans != EMBED_DIM {
         return Err(format!("out_chans is {}, the mask decoder needs {EMBED_DIM}", vit.out_chans));

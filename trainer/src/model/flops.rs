@@ -38,7 +38,7 @@ fn padded_tokens(side: i64, window: i64) -> i64 {
 fn vit_products(vit: &VitConfig, padded: bool) -> i64 {
     let (dim, side) = (vit.embed_dim, vit.img_size / vit.patch_size);
     let tokens = side * side;
-    let hidden = (dim as f64 * vit.mlp_ratio) as i64;
+    let hidden = vit.mlp_dim();
     let mut products = tokens * dim * 3 * vit.patch_size.pow(2) + neck_products(tokens, dim);
     for index in 0..vit.depth {
         let is_global = vit.global_attn_indexes.contains(&index);

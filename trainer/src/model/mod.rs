@@ -39,7 +39,7 @@ pub use config::{EncoderConfig, Normalization, Stem, TinyVitConfig, VitConfig};
 pub use encoders::Encoders;
 pub use flops::{DecoderFlop, PromptParts, computed_flop, decoder_flop, published_flop};
 pub use load::HqInit;
-pub use precision::{Precision, multiplies_bf16};
+pub use precision::{ENCODER_ARITHMETIC, Precision, multiplies_bf16};
 pub use prompt_encoder::{PromptBatch, PromptEmbeddings};
 pub use sam::{DecodeOutput, Decoded, ImageFeatures, PIXEL_MEAN, PIXEL_STD, SamHq};
 

@@ -2,6 +2,10 @@
 
 use tch::{Device, Kind};
 
+/// Version of the encoder's arithmetic: goes up with every change by which the same image, weights and
+/// settings get other bits, since features that a cache keeps are found by it.
+pub const ENCODER_ARITHMETIC: u32 = 1;
+
 /// Number type of the frozen encoder's activations and weights. Its features are float32 either
 /// way, as are the decoder, the loss and everything trained.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -119,7 +119,7 @@ pub(crate) fn hq_specs(config: &EncoderConfig) -> Vec<TensorSpec> {
 
 fn vit_specs(list: &mut List, vit: &VitConfig) {
     let (dim, side) = (vit.embed_dim, vit.img_size / vit.patch_size);
-    let hidden = (dim as f64 * vit.mlp_ratio) as i64;
+    let hidden = vit.mlp_dim();
     let position = Init::Normal(POSITION_DEVIATION);
     list.add("image_encoder.pos_embed".into(), &[1, side, side, dim], position);
     list.layer("image_encoder.patch_embed.proj", &[dim, 3, vit.patch_size, vit.patch_size], true);

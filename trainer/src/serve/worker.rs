@@ -18,6 +18,7 @@ use tokio::sync::oneshot;
 
 use super::answer::{Answer, Refusal};
 use crate::model::SamHq;
+use crate::panic_line::panic_line;
 use crate::predict::{
     EncodedImage, ImagePrompt, MaskInput, MaskMode, PredictError, Prediction, Predictor,
 };
@@ -141,8 +142,7 @@ fn work(model: &SamHq, max_pixels: u64, queue: &Receiver<Job>) {
 /// Tensor operations panic with libtorch's message; the next request may do better.
 fn guarded<T>(job: impl FnOnce() -> Answer<T>) -> Answer<T> {
     catch_unwind(AssertUnwindSafe(job)).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().map_or("unknown", String::as_str);
-        let line = text.lines().next().unwrap_or_default();
+        let line = panic_line(&*panic);
         Err(Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, format!("internal error: {line}")))
     })
 }

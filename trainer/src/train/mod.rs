@@ -23,7 +23,7 @@ use tch::Device;
 
 pub use self::ahead::Ahead;
 use self::ahead::Batches;
-pub(crate) use self::setup::{join_ranks, step_context};
+pub(crate) use self::setup::{check_prompts, join_ranks, step_context};
 use self::training::Training;
 use crate::checkpoint::CheckpointError;
 use crate::config::TrainConfig;

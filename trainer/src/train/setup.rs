@@ -22,7 +22,7 @@ use crate::step::StepContext;
 const PUBLISHED_EMBEDDING_SIZE: i64 = 64;
 
 /// Noise masks are drawn 256 x 256, four values to a value of the published image embedding.
-pub(super) fn check_prompts(
+pub(crate) fn check_prompts(
     kinds: &[PromptKind],
     encoder: &EncoderConfig,
 ) -> Result<(), TrainError> {
@@ -68,6 +68,7 @@ pub(crate) fn step_context(
         frozen: FrozenStage {
             encoders: model.encoders().clone(),
             feature_cache: None,
+            pixels_repeat: config.augment.pixels_repeat(config.train.epochs),
             micro_batch: config.train.micro_batch,
         },
         ahead: None,
@@ -82,23 +83,72 @@ pub(crate) fn step_context(
     }
 }
 
-/// The feature cache, if one is asked for. Random frozen weights have no file to hash, so they
-/// are named by their seed.
+/// The feature cache, if one is asked for.
 pub(super) fn open_feature_cache(
     config: &TrainConfig,
     encoder: &EncoderConfig,
     sam_sha256: &str,
 ) -> Result<Option<FeatureCache>, TrainError> {
     let Some(folder) = &config.train.cache_embeddings else { return Ok(None) };
+    if !config.augment.pixels_repeat(config.train.epochs) {
+        tracing::warn!(
+            "train.cache_embeddings: the augmentation draws new pixels in each epoch, so only the images \
+             that are evaluated are kept; training samples are with augment.scale_range = [] or with \
+             augment.copies below train.epochs"
+        );
+    }
+    let key = model_key(config, encoder, sam_sha256)?;
+    let limit_bytes = (config.train.cache_limit_gib * f64::from(1 << 30)) as u64;
+    FeatureCache::open(folder, &key, limit_bytes)
+        .map(Some)
+        .map_err(|source| TrainError::Io { path: folder.clone(), source })
+}
+
+/// Names the frozen weights, the encoder's sizes and its precision. Random weights have no file to hash,
+/// so they are named by their seed.
+fn model_key(
+    config: &TrainConfig,
+    encoder: &EncoderConfig,
+    sam_sha256: &str,
+) -> Result<String, TrainError> {
     let encoder = serde_json::to_string(encoder).map_err(internal)?;
     let weights = match &config.model.checkpoint {
         Some(_) => sam_sha256.to_owned(),
         None => format!("random {}", config.train.seed),
     };
     let precision = if config.train.bf16 { " bf16" } else { "" };
-    let model_key = format!("{weights} {encoder}{precision}");
-    let limit_bytes = (config.train.cache_limit_gib * f64::from(1 << 30)) as u64;
-    FeatureCache::open(folder, &model_key, limit_bytes)
-        .map(Some)
-        .map_err(|source| TrainError::Io { path: folder.clone(), source })
+    Ok(format!("{weights} {encoder}{precision}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn weights_sizes_and_precision_name_the_model() {
+        let text = "output = 'run'\n[model]\nencoder = 'vit_b'\ncheckpoint = 'sam.pth'\n\
+                    [data]\npath = 'data'\n";
+        let config = TrainConfig::parse(Path::new("run.toml"), text).unwrap();
+        let key = |config: &TrainConfig, encoder: &str, sha256: &str| {
+            model_key(config, &EncoderConfig::named(encoder).unwrap(), sha256).unwrap()
+        };
+        let ours = key(&config, "vit_b", "1f");
+        let changed = |change: fn(&mut TrainConfig)| {
+            let mut config = config.clone();
+            change(&mut config);
+            key(&config, "vit_b", "1f")
+        };
+        assert_ne!(ours, key(&config, "vit_l", "1f"));
+        assert_ne!(ours, key(&config, "vit_b", "2f"));
+        assert_ne!(ours, changed(|config| config.train.bf16 = true));
+        assert_eq!(ours, changed(|config| config.train.seed = 7));
+        let random = changed(|config| config.model.checkpoint = None);
+        let other_seed = changed(|config| {
+            config.model.checkpoint = None;
+            config.train.seed = 7;
+        });
+        assert!(random != ours && random != other_seed);
+    }
 }

@@ -4,6 +4,8 @@
 //! uses, builds plain objects in one flat list, and runs nothing: any other
 //! name or instruction ends the reading with an error.
 
+mod calls;
+
 use std::collections::BTreeMap;
 
 use super::pickle_names::{Global, StorageType, known_global};
@@ -13,7 +15,6 @@ use super::pickle_op as op;
 pub(crate) const MAX_PICKLE_BYTES: u64 = 32 << 20;
 /// Most objects that a pickle may make.
 const MAX_OBJECTS: usize = 4 << 20;
-
 /// Position of an object in [`Pickle::objects`].
 pub(crate) type Handle = usize;
 
@@ -97,6 +98,8 @@ struct Reader<'a> {
     stack: Vec<Handle>,
     marks: Vec<usize>,
     memo: BTreeMap<u32, Handle>,
+    /// Of shapes, strides and storage keys.
+    copied_bytes: usize,
 }
 
 impl Reader<'_> {
@@ -311,83 +314,5 @@ impl Reader<'_> {
             }
             _ => Err(self.malformed("items for something that is not a dict")),
         }
-    }
-
-    /// `("storage", class, key, device, elements)`
-    fn persistent_id(&mut self) -> Result<(), PickleError> {
-        let handle = self.pop()?;
-        let Object::Tuple(items) = &self.objects[handle] else {
-            return Err(self.malformed("persistent id that is not a tuple"));
-        };
-        let items: Vec<&Object> = items.iter().map(|&item| &self.objects[item]).collect();
-        let storage = match items[..] {
-            [
-                Object::Str(tag),
-                Object::Global(Global::Storage(kind)),
-                Object::Str(key),
-                Object::Str(_),
-                Object::Int(numel),
-            ] if tag == "storage" => {
-                Object::Storage { kind: *kind, key: key.clone(), numel: *numel }
-            }
-            _ => return Err(self.malformed("persistent id that is not a storage")),
-        };
-        self.push(storage)
-    }
-
-    fn reduce(&mut self) -> Result<(), PickleError> {
-        let (arguments, function) = (self.pop()?, self.pop()?);
-        let (Object::Global(function), Object::Tuple(arguments)) =
-            (&self.objects[function], &self.objects[arguments])
-        else {
-            return Err(self.malformed("call of something that is not a known name"));
-        };
-        let made = match (function, arguments.first().map(|&first| &self.objects[first])) {
-            (Global::OrderedDict, None) => Some(Object::Dict(Vec::new())),
-            (Global::RebuildTensor, _) => self.tensor(arguments),
-            (Global::RebuildParameter, Some(tensor @ Object::Tensor(_))) => Some(tensor.clone()),
-            (Global::Inert, _) => Some(Object::None),
-            _ => None,
-        };
-        let made = made.ok_or(self.malformed("call with unexpected arguments"))?;
-        self.push(made)
-    }
-
-    /// An instance of a class: only of those that nothing is made of.
-    fn new_object(&mut self) -> Result<(), PickleError> {
-        let (_arguments, class) = (self.pop()?, self.pop()?);
-        match self.objects[class] {
-            Object::Global(Global::Inert) => self.push(Object::None),
-            _ => Err(self.malformed("instance of something that is not a known class")),
-        }
-    }
-
-    /// Storage, offset, shape, strides, and what only training needs.
-    fn tensor(&self, arguments: &[Handle]) -> Option<Object> {
-        let objects: Vec<&Object> =
-            arguments.iter().map(|&argument| &self.objects[argument]).collect();
-        let [Object::Storage { kind, key, numel }, Object::Int(offset), size, stride, ..] =
-            objects[..]
-        else {
-            return None;
-        };
-        let view = TensorView {
-            key: key.clone(),
-            kind: *kind,
-            storage_numel: *numel,
-            offset: *offset,
-            size: self.integers(size)?,
-            stride: self.integers(stride)?,
-        };
-        Some(Object::Tensor(view))
-    }
-
-    fn integers(&self, tuple: &Object) -> Option<Vec<i64>> {
-        let Object::Tuple(items) = tuple else { return None };
-        let integer = |&item: &Handle| match self.objects[item] {
-            Object::Int(value) => Some(value),
-            _ => None,
-        };
-        items.iter().map(integer).collect()
     }
 }

@@ -10,7 +10,7 @@ use zip::read::ZipArchive;
 use zip::write::{SimpleFileOptions, ZipWriter};
 use zip::{CompressionMethod, result::ZipError};
 
-use super::pickle::{MAX_PICKLE_BYTES, Object, Pickle, PickleError, TensorView};
+use super::pickle::{Handle, MAX_PICKLE_BYTES, Object, Pickle, PickleError, TensorView};
 use super::pickle_write::{Entry, storage_class};
 use super::{WeightsError, bytes_of, pickle_write, widened};
 use crate::model::StateDict;
@@ -24,6 +24,14 @@ const ALIGNMENT: u16 = 64;
 /// Keys below which training checkpoints keep the state dict.
 const WRAPPERS: [&str; 3] = ["model", "state_dict", "model_state_dict"];
 
+/// Most tensors of a state dict; ViT-H has about 600. A pickle names one again with a few bytes.
+const MAX_TENSORS: usize = 1 << 16;
+/// Longest name of a tensor.
+const MAX_NAME_BYTES: usize = 1 << 12;
+/// Tensors may share a storage, as tied weights do, but not hold more than this many times the bytes of
+/// the file: each becomes a copy.
+const MAX_SHARING: u64 = 8;
+
 type Archive = ZipArchive<BufReader<File>>;
 
 /// One file being read.
@@ -32,12 +40,15 @@ struct Reader<'a> {
     archive: Archive,
     root: String,
     storages: BTreeMap<String, Tensor>,
+    /// Bytes that further tensors may have.
+    bytes_left: u64,
 }
 
 /// Reads every tensor, widening half precision.
 pub(super) fn read(path: &Path) -> Result<StateDict, WeightsError> {
     let file =
         File::open(path).map_err(|source| WeightsError::Read { path: path.into(), source })?;
+    let length = file.metadata().map_or(0, |metadata| metadata.len());
     let archive = ZipArchive::new(BufReader::new(file)).map_err(|error| match error {
         ZipError::Io(source) if source.kind() != io::ErrorKind::UnexpectedEof => {
             WeightsError::Read { path: path.into(), source }
@@ -48,7 +59,8 @@ pub(super) fn read(path: &Path) -> Result<StateDict, WeightsError> {
     let root = names.find_map(|name| name.strip_suffix("data.pkl").map(String::from));
     let root = root.ok_or_else(|| format_error(path, "it has no data.pkl"))?;
     drop(names);
-    let mut reader = Reader { path, archive, root, storages: BTreeMap::new() };
+    let bytes_left = length.saturating_mul(MAX_SHARING);
+    let mut reader = Reader { path, archive, root, storages: BTreeMap::new(), bytes_left };
     let pickle =
         Pickle::read(&reader.entry("data.pkl", MAX_PICKLE_BYTES)?).map_err(
             |error| match error {
@@ -60,10 +72,16 @@ pub(super) fn read(path: &Path) -> Result<StateDict, WeightsError> {
         )?;
     let views = state_dict_views(&pickle)
         .ok_or_else(|| format_error(path, "it holds no dict of tensors"))?;
+    if views.len() > MAX_TENSORS || views.iter().any(|(name, _)| name.len() > MAX_NAME_BYTES) {
+        let reason = format!(
+            "it holds more than {MAX_TENSORS} tensors or a name of more than {MAX_NAME_BYTES} bytes"
+        );
+        return Err(format_error(path, reason));
+    }
     let mut state = StateDict::new();
     for (name, view) in views {
-        let tensor = reader.tensor(&name, &view)?;
-        state.insert(name, tensor);
+        let tensor = reader.tensor(name, view)?;
+        state.insert(name.to_owned(), tensor);
     }
     Ok(state)
 }
@@ -95,25 +113,28 @@ fn no_archive(path: &Path) -> String {
 }
 
 /// The tensors of the outermost dict, or of the one below a usual key.
-fn state_dict_views(pickle: &Pickle) -> Option<Vec<(String, TensorView)>> {
+fn state_dict_views(pickle: &Pickle) -> Option<Vec<(&str, &TensorView)>> {
     let Object::Dict(root) = pickle.root() else { return None };
-    let tensors = |items: &[(usize, usize)]| -> Vec<(String, TensorView)> {
-        let pairs = items.iter().map(|&(name, value)| (pickle.get(name), pickle.get(value)));
-        let tensor = |(name, value): (&Object, &Object)| match (name, value) {
-            (Object::Str(name), Object::Tensor(view)) => Some((name.clone(), view.clone())),
-            _ => None,
-        };
-        pairs.filter_map(tensor).collect()
-    };
     let wrapped = WRAPPERS.iter().find_map(|&wrapper| {
-        root.iter().find_map(|&(name, value)| match (pickle.get(name), pickle.get(value)) {
-            (Object::Str(name), Object::Dict(inner)) if name == wrapper => {
-                Some(tensors(inner)).filter(|inner| !inner.is_empty())
-            }
+        // The first of that name: looking into each of many would take as long as the file has pairs.
+        let inner =
+            root.iter().find_map(|&(name, value)| match (pickle.get(name), pickle.get(value)) {
+                (Object::Str(name), Object::Dict(inner)) if name == wrapper => Some(inner),
+                _ => None,
+            });
+        inner.map(|inner| tensors(pickle, inner)).filter(|inner| !inner.is_empty())
+    });
+    Some(wrapped.unwrap_or_else(|| tensors(pickle, root))).filter(|views| !views.is_empty())
+}
+
+fn tensors<'a>(pickle: &'a Pickle, items: &[(Handle, Handle)]) -> Vec<(&'a str, &'a TensorView)> {
+    let pairs = items.iter().map(|&(name, value)| (pickle.get(name), pickle.get(value)));
+    pairs
+        .filter_map(|pair| match pair {
+            (Object::Str(name), Object::Tensor(view)) => Some((name.as_str(), view)),
             _ => None,
         })
-    });
-    Some(wrapped.unwrap_or_else(|| tensors(root))).filter(|views| !views.is_empty())
+        .collect()
 }
 
 impl Reader<'_> {
@@ -147,6 +168,15 @@ impl Reader<'_> {
             );
             return Err(format_error(self.path, reason));
         }
+        let values = view.size.iter().product::<i64>() as u64;
+        let bytes = values.saturating_mul(view.kind.0.elt_size_in_bytes() as u64);
+        self.bytes_left = self.bytes_left.checked_sub(bytes).ok_or_else(|| {
+            let reason = format!(
+                "{name}, with the tensors before it, has more than {MAX_SHARING} times the bytes of \
+                 the file"
+            );
+            format_error(self.path, reason)
+        })?;
         if !self.storages.contains_key(&view.key) {
             let storage = self.storage(name, view)?;
             self.storages.insert(view.key.clone(), storage);

@@ -65,9 +65,14 @@ fn names_tell_what_a_file_holds() {
 
 /// A zip with this pickle and one storage of four floats.
 fn file_with(folder: &Path, pickle: &[u8], method: CompressionMethod) -> PathBuf {
+    file_of(folder, pickle, &[0; 16], method)
+}
+
+/// A zip with this pickle and this storage.
+fn file_of(folder: &Path, pickle: &[u8], storage: &[u8], method: CompressionMethod) -> PathBuf {
     let path = folder.join("attack.pth");
     let mut zip = ZipWriter::new(File::create(&path).unwrap());
-    for (name, bytes) in [("x/data.pkl", pickle), ("x/data/0", &[0; 16])] {
+    for (name, bytes) in [("x/data.pkl", pickle), ("x/data/0", storage)] {
         zip.start_file(name, SimpleFileOptions::default().compression_method(method)).unwrap();
         zip.write_all(bytes).unwrap();
     }
@@ -75,27 +80,40 @@ fn file_with(folder: &Path, pickle: &[u8], method: CompressionMethod) -> PathBuf
     path
 }
 
-/// A state dict of one tensor with this storage size, shape and stride.
-fn pickle_of(numel: i64, size: i64, stride: i64) -> Vec<u8> {
-    let long = |value: i64| [&[0x8a, 8][..], &value.to_le_bytes()].concat();
-    let text =
-        |text: &str| [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat();
+fn long(value: i64) -> Vec<u8> {
+    [&[0x8a, 8][..], &value.to_le_bytes()].concat()
+}
+
+fn text(text: &str) -> Vec<u8> {
+    [&b"X"[..], &(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
+}
+
+/// The persistent id of the storage `key`.
+fn storage_of(key: &str, numel: i64) -> Vec<u8> {
+    let class = b"ctorch\nFloatStorage\n";
+    [&b"("[..], &text("storage"), class, &text(key), &text("cpu"), &long(numel), b"t"].concat()
+}
+
+/// A tensor with this storage size, shape and stride.
+fn tensor_of(numel: i64, size: &[i64], stride: &[i64]) -> Vec<u8> {
+    let tuple = |values: &[i64]| -> Vec<u8> {
+        let values: Vec<u8> = values.iter().flat_map(|&value| long(value)).collect();
+        [b"(", &values[..], b"t"].concat()
+    };
     [
-        &b"\x80\x02}"[..],
-        &text("w"),
-        b"ctorch._utils\n_rebuild_tensor_v2\n((",
-        &text("storage"),
-        b"ctorch\nFloatStorage\n",
-        &text("0"),
-        &text("cpu"),
-        &long(numel),
-        b"tQK\x00",
-        &long(size),
-        b"\x85",
-        &long(stride),
-        b"\x85\x89}tRs.",
+        &b"ctorch._utils\n_rebuild_tensor_v2\n("[..],
+        &storage_of("0", numel),
+        b"QK\x00",
+        &tuple(size),
+        &tuple(stride),
+        b"\x89}tR",
     ]
     .concat()
+}
+
+/// A state dict of one tensor with this storage size, shape and stride.
+fn pickle_of(numel: i64, size: i64, stride: i64) -> Vec<u8> {
+    [&b"\x80\x02}"[..], &text("w"), &tensor_of(numel, &[size], &[stride]), b"s."].concat()
 }
 
 #[test]
@@ -120,6 +138,54 @@ fn a_plain_view_is_read_and_an_absurd_one_refused() {
     for (numel, size, stride) in absurd {
         let error = read(numel, size, stride).unwrap_err();
         assert!(matches!(error, WeightsError::Format { .. }), "{numel} {size} {stride}: {error}");
+    }
+}
+
+/// What a pickle refers to again and again with a few bytes is not copied as often.
+#[test]
+fn copies_of_what_a_pickle_repeats_are_bounded() {
+    let reason = |pickle: &[u8]| match Pickle::read(pickle).unwrap_err() {
+        PickleError::Malformed { reason, .. } => reason,
+        other => panic!("{other}"),
+    };
+    let nine = [&b"\x80\x02"[..], &tensor_of(4, &[1; 9], &[1; 9]), b"."].concat();
+    assert!(reason(&nine).contains("more than 8 dimensions"));
+    let eight = tensor_of(4, &[1; 8], &[1; 8]);
+    assert!(Pickle::read(&[&eight[..], b"."].concat()).is_ok());
+
+    // The arguments of a parameter, and a storage with a long key, each made over and over.
+    let parameter = [&b"ctorch._utils\n_rebuild_parameter\n("[..], &eight, b"\x89Ntq\x01"].concat();
+    let function = b"ctorch._utils\n_rebuild_parameter\nq\x020";
+    let again = b"h\x02h\x01R0".repeat(600_000);
+    assert!(reason(&[&parameter[..], function, &again, b"."].concat()).contains("more shapes"));
+    let long_key = [&storage_of(&"7".repeat(1 << 20), 4)[..], b"q\x01"].concat();
+    let again = |times| [&long_key[..], &b"h\x01Q0".repeat(times), b"."].concat();
+    assert!(reason(&again(100)).contains("more shapes"));
+    assert!(Pickle::read(&again(10)).is_ok());
+}
+
+#[test]
+fn a_small_file_does_not_become_a_large_state() {
+    let folder = tempfile::tempdir().unwrap();
+    let numel = 1 << 14;
+    let read = |names: &[String]| {
+        let tensor = [&tensor_of(numel, &[numel], &[1])[..], b"q\x010"].concat();
+        let items: Vec<u8> =
+            names.iter().flat_map(|name| [&text(name)[..], b"h\x01"].concat()).collect();
+        let pickle = [&b"\x80\x02"[..], &tensor, b"}(", &items, b"u."].concat();
+        let storage = vec![0; 4 * numel as usize];
+        load(&file_of(folder.path(), &pickle, &storage, CompressionMethod::Stored))
+    };
+    let names = |count| (0..count).map(|number| format!("w{number}")).collect::<Vec<_>>();
+    assert_eq!(read(&names(8)).unwrap().state.len(), 8);
+    for (names, problem) in [
+        (names(100), "more than 8 times the bytes"),
+        (names(70_000), "more than 65536 tensors"),
+        (vec!["w".repeat(5000)], "a name of more than 4096 bytes"),
+    ] {
+        let error = read(&names).unwrap_err();
+        assert!(matches!(error, WeightsError::Format { .. }), "{error}");
+        assert!(error.to_string().contains(problem), "{error}");
     }
 }
 
