@@ -190,6 +190,11 @@ fn the_number_of_ranks_may_change_between_restarts() {
         let mut part = arguments(procs, &[batch, epochs]);
         part.push("--resume");
         let _ = succeed(folder, "launch", &part);
+        if procs != "3" {
+            // The next ranks go on within the epoch.
+            let newest = trainer::checkpoint::list(&folder.join("run")).unwrap().pop().unwrap();
+            std::fs::remove_file(newest).unwrap();
+        }
     }
     let (one, mixed) =
         (lines(&folder.join("one/steps.jsonl")), lines(&folder.join("run/steps.jsonl")));
