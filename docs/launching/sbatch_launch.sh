@@ -8,6 +8,10 @@
 #SBATCH --signal=TERM@120
 #SBATCH --requeue --open-mode=append
 set -euo pipefail
+# Since Slurm 22.05, srun does not take --cpus-per-task from the job: each task would get one core.
+if [ -n "${SLURM_CPUS_PER_TASK:-}" ]; then
+    export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK
+fi
 # A job that is queued again, or submitted again, goes on; where there is no run it begins. A command
 # behind `--` has to see to that itself.
 [[ ${1:-} == -- ]] || set -- --resume "$@"

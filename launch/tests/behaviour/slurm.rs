@@ -9,9 +9,11 @@ use crate::support::{Running, end, exchange, install, line, send, spawn, stderr,
 
 /// `srun` with tasks as TASKS lists them, each a line of Slurm's variables. As Slurm does, it kills
 /// every process of its tasks when it gets TERM itself. USR1 stands for Slurm, which sends TERM to
-/// every process of the tasks.
+/// every process of the tasks. It notes how many cores it gives a task: like the newer ones, it does not
+/// look at what the job asked for.
 const SRUN: &str = r#"#!/bin/bash
 echo $$ > srun.pid
+echo ${SRUN_CPUS_PER_TASK:-1} > cores
 while [[ $1 == --* ]]; do shift; done
 tree() { for child in $(cat /proc/$1/task/*/children 2> gone); do tree $child; done; echo $1; }
 to_tasks() { kill -s $1 $(for task in "${tasks[@]}"; do tree $task; done) 2> gone; }
@@ -42,7 +44,8 @@ fn ranks(folder: &Path) -> Command {
     };
     command.env("TASKS", [0, 1, 2].map(task).join("\n")).env("SLURM_NTASKS", "3");
     // The port follows from the job's number: another one for each run of the tests.
-    command.env("SLURM_JOB_ID", std::process::id().to_string()).arg("c.toml").current_dir(folder);
+    command.env("SLURM_JOB_ID", std::process::id().to_string()).env("SLURM_CPUS_PER_TASK", "8");
+    command.arg("c.toml").current_dir(folder);
     command
 }
 
@@ -60,6 +63,7 @@ fn launchers(folder: &Path, address: &str) -> Command {
         format!("SLURM_PROCID={node} SLURM_LOCALID=0 SLURM_NODEID={node} SLURM_STEP_NUM_TASKS=2")
     };
     command.env("TASKS", [0, 1].map(task).join("\n")).current_dir(folder);
+    command.env("SLURM_CPUS_PER_TASK", "64");
     command.env("LAUNCH", at("launch")).env("LAUNCH_RANKS", "--procs 2");
     command.env("SLURM_JOB_NODELIST", "n[1-2]").env("SLURM_NNODES", "2").env("SLURM_JOB_ID", "7");
     command
@@ -71,6 +75,7 @@ fn the_batch_script_starts_our_ranks() {
     assert_done(&end(spawn(&mut ranks(folder.path()))), 3);
     // A job that Slurm queues again goes on.
     assert_arguments(folder.path(), 3, "train c.toml --resume");
+    assert_eq!(line(&folder.path().join("cores")).as_deref(), Some("8"));
 }
 
 #[test]
@@ -84,6 +89,7 @@ fn the_batch_script_starts_launchers() {
         assert_done(&end(spawn(command.args(arguments))), 4);
     }
     assert_arguments(folder.path(), 4, "train c.toml --resume");
+    assert_eq!(line(&folder.path().join("cores")).as_deref(), Some("64"));
 }
 
 /// In `hqsam`'s place: saves when it gets TERM.
