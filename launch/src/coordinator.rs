@@ -11,6 +11,9 @@ use crate::failure::Failure;
 use crate::protocol::{Join, Order, Plan, Report, VERSION, Verdict};
 use crate::restarts::{Decision, PastRound, decide};
 
+/// Failed rounds that are told at the end, the newest: with what they say, and a message must hold all.
+const TOLD_ROUNDS: usize = 100;
+
 /// What a job's coordinator knows beforehand.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -268,7 +271,8 @@ impl Coordinator {
             ended: SystemTime::now(),
             lasted: now - began,
             step: self.step,
-            failure: failure.clone(),
+            // Only the line is ever told of it.
+            failure: Failure { tail: Vec::new(), ..failure.clone() },
         });
         let decision = match self.signal {
             Some(_) => Decision::GiveUp(None),
@@ -297,7 +301,8 @@ impl Coordinator {
     }
 
     fn failed_for_good(&self, failure: Failure, why: Option<String>) -> Verdict {
-        Verdict::Failed { failure, history: self.history.clone(), why }
+        let untold = self.history.len().saturating_sub(TOLD_ROUNDS);
+        Verdict::Failed { failure, history: self.history[untold..].to_vec(), why }
     }
 
     fn finish(&mut self, verdict: &Verdict) -> Orders {

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 /// Lines kept of each rank for the report of its failure.
 const KEPT_LINES: usize = 20;
 /// Longer lines are cut there in the report.
-const KEPT_BYTES: usize = 2000;
+pub(crate) const KEPT_BYTES: usize = 2000;
 
 /// The last lines of a rank.
 #[derive(Clone, Default)]
@@ -23,7 +23,7 @@ struct Lines {
 }
 
 impl Tail {
-    fn push(&self, bytes: &[u8]) {
+    pub(crate) fn push(&self, bytes: &[u8]) {
         let mut lines = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for &byte in bytes {
             lines.push(byte);
@@ -63,17 +63,22 @@ impl Lines {
     }
 }
 
-/// What a terminal would show of a line: without colours.
+/// What a terminal would show of a line: without colours. Its length is bounded, in a message too, where
+/// a control character would take six bytes.
 fn shown(line: &[u8]) -> String {
     let text = String::from_utf8_lossy(line);
-    let mut plain = String::with_capacity(text.len());
+    let mut plain = String::with_capacity(text.len().min(KEPT_BYTES));
     let mut chars = text.chars();
     while let Some(char) = chars.next() {
-        if char != '\u{1b}' {
+        if char == '\u{1b}' {
+            if chars.next() == Some('[') {
+                // A control sequence ends with its first character from @ to ~.
+                let _ = chars.find(|char| ('@'..='~').contains(char));
+            }
+        } else if plain.len() + char.len_utf8() > KEPT_BYTES {
+            break;
+        } else if !char.is_control() || char == '\t' {
             plain.push(char);
-        } else if chars.next() == Some('[') {
-            // A control sequence ends with its first character from @ to ~.
-            let _ = chars.find(|char| ('@'..='~').contains(char));
         }
     }
     plain
@@ -143,5 +148,10 @@ mod tests {
         }
         let lines = tail.lines();
         assert_eq!((lines.len(), lines[0].as_str()), (KEPT_LINES, "30"));
+        // Bytes that are no text are shown by three each.
+        tail.push(&[0xff; 5000]);
+        assert_eq!(tail.lines().last().unwrap().len(), KEPT_BYTES / 3 * 3);
+        tail.push(b"\na\x01\x08\tb");
+        assert_eq!(tail.lines().last().unwrap(), "a\tb");
     }
 }

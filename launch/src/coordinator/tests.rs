@@ -119,3 +119,36 @@ fn a_signal_reaches_the_other_machines_once_and_the_second_kills() {
     let orders = job.report(1, Report::Ended { interrupted: true, step: None }, now);
     assert_eq!(orders[0].1, Order::Finish(Verdict::Interrupted(15)));
 }
+
+#[test]
+fn the_verdict_of_many_rounds_of_long_lines_fits_into_a_message() {
+    for byte in *b"\x01\xff\\" {
+        let tail = crate::output::Tail::default();
+        for _ in 0..30 {
+            tail.push(&[[byte; 5000].as_slice(), b".\n"].concat());
+        }
+        let mut now = Instant::now();
+        let mut job = running(150, now);
+        let orders = (1..).find_map(|step| {
+            let line = format!("rank 0 failed: {}", String::from_utf8_lossy(&[byte; 9000]));
+            let failure = Failure::of_rank(line, 1, tail.lines(), Duration::ZERO);
+            job.report(0, Report::Failed(failure), now);
+            job.report(1, ENDED, now);
+            let ended = Report::Ended { interrupted: false, step: Some(step + 3) };
+            let orders = job.report(0, ended, now);
+            now += Duration::from_secs(60);
+            if !job.is_over() {
+                job.start(4000, now);
+            }
+            (!orders.is_empty()).then_some(orders)
+        });
+        let (_, order) = orders.unwrap().pop().unwrap();
+        let Order::Finish(Verdict::Failed { failure, history, why }) = &order else { panic!() };
+        assert_eq!(why.as_deref(), Some("all 150 restarts are used"));
+        assert_eq!((failure.tail.len(), history.len()), (tail.lines().len(), TOLD_ROUNDS));
+        assert_eq!(history.last().unwrap().round, 149);
+        assert!(history.iter().all(|past| past.failure.tail.is_empty()));
+        let bytes = serde_json::to_vec(&order).unwrap().len() as u64;
+        assert!(bytes < crate::link::LONGEST_LINE, "{bytes} bytes of {byte:#x}");
+    }
+}
