@@ -121,14 +121,14 @@ impl Ranks {
         let prefix = (rank > 0).then_some(rank);
         let outputs = &mut self.0[local_rank].outputs;
         if let Some(stdout) = stdout {
-            outputs.push(forward(prefix, stdout, std::io::stdout(), tail.clone())?);
+            outputs.push(forward(prefix, stdout, std::io::stdout(), tail.clone(), false)?);
         }
         if let Some(stderr) = stderr {
-            outputs.push(forward(prefix, stderr, std::io::stderr(), tail.clone())?);
+            outputs.push(forward(prefix, stderr, std::io::stderr(), tail.clone(), true)?);
         }
         if let Some(terminal) = terminal {
             let shown_on = terminal.shown_on();
-            outputs.push(forward(prefix, terminal, shown_on, tail)?);
+            outputs.push(forward(prefix, terminal, shown_on, tail, true)?);
         }
         Ok(())
     }

@@ -99,6 +99,16 @@ fn the_last_words_of_the_first_failure_come_last() {
 }
 
 #[test]
+fn a_line_without_an_end_is_not_glued_to_the_launchers_words() {
+    let output =
+        script("1", "printf data; printf 'the disk is full' >&2; exit 3").output().unwrap();
+    // What was asked for on standard output may go into a file, and stays as it is.
+    assert_eq!(stdout(&output), "data");
+    let text = stderr(&output);
+    assert!(text.starts_with("the disk is full\nlaunch: "), "{text}");
+}
+
+#[test]
 fn a_hung_rank_is_named_with_its_last_step() {
     let folder = tempfile::tempdir().unwrap();
     // Rank 1 stops at step 17; rank 0 goes on until it is ended.
