@@ -63,6 +63,22 @@ fn without_settings_everything_is_gone_ten_seconds_after_a_failure() {
 }
 
 #[test]
+fn the_number_of_an_ended_rank_means_nobody_else_while_the_round_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let body = "echo $$ > rank$RANK; [ $RANK = 1 ] || until [ -e go ]; do sleep 0.02; done";
+    let child = spawn(script("2", body).current_dir(folder.path()));
+    wait_for("rank 1", || line(&at("rank1")).is_some_and(|pid| !runs(&pid)));
+    // Its group is signalled when the round ends.
+    let stat = format!("/proc/{}/stat", line(&at("rank1")).unwrap());
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(Path::new(&stat).exists());
+    std::fs::write(at("go"), "").unwrap();
+    assert!(end(child).status.success());
+    assert!(!Path::new(&stat).exists());
+}
+
+#[test]
 fn nothing_survives_a_launcher_that_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let body = format!("{FAMILY}; wait; sleep 600");
