@@ -53,6 +53,8 @@ pub(crate) struct Coordinator {
     signalled: Vec<bool>,
     interrupted: bool,
     step: Option<u64>,
+    /// What cannot be ended on a machine: ranks of another round must not meet it.
+    left: Option<String>,
     failures: Vec<Failure>,
     history: Vec<PastRound>,
 }
@@ -68,6 +70,7 @@ impl Coordinator {
             signalled: vec![false; settings.num_nodes],
             interrupted: false,
             step: None,
+            left: None,
             failures: Vec::new(),
             history: Vec::new(),
             settings,
@@ -123,7 +126,8 @@ impl Coordinator {
         match report {
             Report::Signalled(number) => self.signalled(node, number),
             Report::Failed(failure) => self.failed(failure),
-            Report::Ended { interrupted, step } => {
+            Report::Ended { interrupted, step, left } => {
+                self.left = self.left.take().or(left);
                 self.interrupted |= interrupted;
                 self.step = self.step.max(step);
                 if let Node::Running { num_ranks } = self.nodes[node] {
@@ -258,6 +262,8 @@ impl Coordinator {
         }
         // Reports travel, so the first to come need not be the first that happened.
         let first = self.failures.drain(..).min_by_key(|failure| failure.after);
+        let left = self.left.take();
+        let first = first.or_else(|| Some(Failure::new(left.clone()?, now - began)));
         let Some(failure) = first else {
             let verdict = match (self.signal, self.interrupted) {
                 (None, _) => Verdict::Finished,
@@ -274,9 +280,10 @@ impl Coordinator {
             // Only the line is ever told of it.
             failure: Failure { tail: Vec::new(), ..failure.clone() },
         });
-        let decision = match self.signal {
-            Some(_) => Decision::GiveUp(None),
-            None => decide(&self.history, self.settings.max_restarts),
+        let decision = match (self.signal, left) {
+            (_, Some(left)) => Decision::GiveUp((left != failure.line).then_some(left)),
+            (Some(_), None) => Decision::GiveUp(None),
+            (None, None) => decide(&self.history, self.settings.max_restarts),
         };
         match decision {
             Decision::GiveUp(why) => {

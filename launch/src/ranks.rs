@@ -148,6 +148,12 @@ impl Ranks {
         self.0.iter().any(|rank| rank.alive)
     }
 
+    /// The ranks whose end was not told, by their numbers on this machine, and their processes.
+    pub(crate) fn alive(&self) -> Vec<(usize, u32)> {
+        let alive = self.0.iter().enumerate().filter(|(_, rank)| rank.alive);
+        alive.map(|(local_rank, rank)| (local_rank, rank.child.id())).collect()
+    }
+
     /// The last lines of a rank that has just ended, which may still be in its pipes.
     pub(crate) fn last_words(&self, local_rank: usize) -> Vec<String> {
         let rank = &self.0[local_rank];

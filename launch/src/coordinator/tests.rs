@@ -17,7 +17,7 @@ fn failed(line: &str, after: u64) -> Report {
     Report::Failed(Failure::new(line.to_owned(), Duration::from_millis(after)))
 }
 
-const ENDED: Report = Report::Ended { interrupted: false, step: Some(3) };
+const ENDED: Report = Report::Ended { interrupted: false, step: Some(3), left: None };
 
 /// Two machines whose ranks run.
 fn running(max_restarts: u32, now: Instant) -> Coordinator {
@@ -116,7 +116,7 @@ fn a_signal_reaches_the_other_machines_once_and_the_second_kills() {
     assert_eq!(job.report(0, Report::Signalled(15), now), []);
     assert_eq!(job.report(1, Report::Signalled(15), now), [(0, Order::Kill)]);
     assert_eq!(job.report(0, ENDED, now), []);
-    let orders = job.report(1, Report::Ended { interrupted: true, step: None }, now);
+    let orders = job.report(1, Report::Ended { interrupted: true, step: None, left: None }, now);
     assert_eq!(orders[0].1, Order::Finish(Verdict::Interrupted(15)));
 }
 
@@ -134,7 +134,7 @@ fn the_verdict_of_many_rounds_of_long_lines_fits_into_a_message() {
             let failure = Failure::of_rank(line, 1, tail.lines(), Duration::ZERO);
             job.report(0, Report::Failed(failure), now);
             job.report(1, ENDED, now);
-            let ended = Report::Ended { interrupted: false, step: Some(step + 3) };
+            let ended = Report::Ended { interrupted: false, step: Some(step + 3), left: None };
             let orders = job.report(0, ended, now);
             now += Duration::from_secs(60);
             if !job.is_over() {
@@ -150,5 +150,23 @@ fn the_verdict_of_many_rounds_of_long_lines_fits_into_a_message() {
         assert!(history.iter().all(|past| past.failure.tail.is_empty()));
         let bytes = serde_json::to_vec(&order).unwrap().len() as u64;
         assert!(bytes < crate::link::LONGEST_LINE, "{bytes} bytes of {byte:#x}");
+    }
+}
+
+#[test]
+fn what_cannot_be_ended_is_told_and_prevents_a_restart() {
+    let now = Instant::now();
+    let left = Report::Ended { interrupted: false, step: None, left: Some("rank 1 stays".into()) };
+    for is_failed in [true, false] {
+        let mut job = running(3, now);
+        if is_failed {
+            job.report(0, failed("exit code 4", 1), now);
+        }
+        job.report(0, left.clone(), now);
+        let orders = job.report(1, ENDED, now);
+        let Order::Finish(Verdict::Failed { failure, why, .. }) = &orders[0].1 else { panic!() };
+        let told = (failure.line.as_str(), why.as_deref());
+        let expected = ("exit code 4", Some("rank 1 stays"));
+        assert_eq!(told, if is_failed { expected } else { ("rank 1 stays", None) });
     }
 }

@@ -1,10 +1,12 @@
 //! Ranks that fail, hang and are started again; launchers that are killed.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use crate::starters::python;
 use crate::support::{
-    end, launch, line, runs, script, send, spawn, spawn_with_stderr, stderr, stdout, wait_for,
+    end, launch, line, runs, script, send, skip, spawn, spawn_with_stderr, stderr, stdout, wait_for,
 };
 
 /// A rank that starts a child, and one that hides in a session of its own; all note their ids.
@@ -88,6 +90,51 @@ fn nothing_survives_a_launcher_that_is_killed() {
     for pid in family(folder.path()).unwrap() {
         wait_for("the end of what the launcher started", || !runs(&pid));
     }
+}
+
+/// Attaches to a process as a debugger does: even killed, it does not end for its parent then.
+const DEBUGGER: &str = "
+import ctypes, signal, sys
+SEIZE = 0x4206
+if ctypes.CDLL(None, use_errno=True).ptrace(SEIZE, int(sys.argv[1]), None, None) < 0:
+    sys.exit('not allowed')
+print('attached', flush=True)
+signal.alarm(30)
+signal.pause()
+";
+
+#[test]
+fn a_rank_that_cannot_be_ended_is_named() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let body = "echo $$ > rank$RANK
+        if [ $RANK = 1 ]; then until [ -e go ]; do sleep 0.02; done; exit 4; fi; exec sleep 600";
+    let arguments = ["--procs", "2", "--grace", "1", "--max-restarts", "3", "--", "sh", "-c", body];
+    let job = spawn(launch(&arguments).current_dir(folder.path()));
+    wait_for("the ranks", || (0..2).all(|rank| line(&at(&format!("rank{rank}"))).is_some()));
+    let pid = line(&at("rank0")).unwrap();
+    let mut debugger = Command::new(python);
+    debugger
+        .args(["-c", DEBUGGER, &pid])
+        .stderr(Stdio::null())
+        .stdout(std::fs::File::create(at("debugger")).unwrap());
+    let mut debugger = debugger.spawn().unwrap();
+    wait_for("the debugger", || {
+        line(&at("debugger")).is_some() || debugger.try_wait().unwrap().is_some()
+    });
+    let is_allowed = debugger.try_wait().unwrap().is_none();
+    std::fs::write(at("go"), "").unwrap();
+    let output = end(job);
+    let _ = debugger.kill();
+    let _ = debugger.wait();
+    if !is_allowed {
+        return skip("no process may be attached to here");
+    }
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    let named = format!("launch: rank 0 (process {pid}) cannot be ended: SIGKILL had no effect");
+    assert!(text.contains(&named), "{text}");
 }
 
 #[test]
