@@ -10,6 +10,7 @@ use signal_hook::consts::SIGINT;
 use crate::failure::{Ending, Failure, ending};
 use crate::heartbeat::{Heartbeats, Silent};
 use crate::job::Job;
+use crate::orphans::{Orphans, REAP};
 use crate::processes::{KILLED, Mark};
 use crate::protocol::{Order, Plan, Report, Verdict};
 use crate::ranks::{Ranks, Start};
@@ -44,6 +45,7 @@ pub(crate) struct Agent<'a> {
     pub(crate) node: usize,
     pub(crate) master_addr: String,
     pub(crate) mark: Mark,
+    pub(crate) orphans: Orphans,
     /// For the heartbeat files.
     pub(crate) folder: std::path::PathBuf,
     pub(crate) events: Receiver<Event>,
@@ -99,6 +101,7 @@ impl Agent<'_> {
             ranks: Ranks::default(),
             heartbeats,
             look_at: began,
+            reap_at: began + REAP,
             kill_at: None,
             give_up_at: None,
             interrupted: None,
@@ -137,7 +140,7 @@ impl Agent<'_> {
                 Ok(Event::Order(..) | Event::Lost(..)) | Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => round.kill(),
             }
-            round.tick(Instant::now(), report);
+            round.tick(Instant::now(), &self.orphans, report);
         }
         self.close(round, report);
         lost
@@ -170,7 +173,7 @@ impl Agent<'_> {
     }
 
     fn close(&self, mut round: Round, report: &dyn Fn(Report)) {
-        let left = round.ranks.sweep(&self.mark);
+        let left = round.ranks.sweep(&self.mark, &self.orphans);
         let what = match round.ranks.alive()[..] {
             [] if left.is_empty() => None,
             [] => Some(format!("node {}: processes {left:?}", self.node)),
@@ -194,6 +197,7 @@ struct Round<'a> {
     ranks: Ranks,
     heartbeats: Heartbeats,
     look_at: Instant,
+    reap_at: Instant,
     kill_at: Option<Instant>,
     /// When ranks that were killed and are still there count as lost.
     give_up_at: Option<Instant>,
@@ -211,7 +215,11 @@ impl Round<'_> {
         self.give_up_at.is_some_and(|at| now >= at)
     }
 
-    fn tick(&mut self, now: Instant, report: &dyn Fn(Report)) {
+    fn tick(&mut self, now: Instant, orphans: &Orphans, report: &dyn Fn(Report)) {
+        if now >= self.reap_at {
+            orphans.reap(&self.ranks.processes());
+            self.reap_at = now + REAP;
+        }
         if self.kill_at.is_some_and(|at| now >= at) {
             self.kill();
         }

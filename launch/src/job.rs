@@ -12,6 +12,7 @@ use crate::failure::{Failure, signal_code, signal_name};
 use crate::guard::Guard;
 use crate::host::{self, Host, Input, LOCAL};
 use crate::member;
+use crate::orphans::Orphans;
 use crate::processes::Mark;
 use crate::protocol::{Join, Order, VERSION, Verdict};
 use crate::rank_env::{StopRequest, ignore_hang_up, watch_stop_requests};
@@ -155,6 +156,9 @@ impl JobError {
 /// all are started again, if restarts are left and help. When this process is killed, its
 /// [guard](crate::guard) ends the ranks.
 ///
+/// At the end of a round, every child of this process that came after the start of the job is ended:
+/// orphans of ranks come here.
+///
 /// # Errors
 /// The first rank or machine that failed, or the signal that ended the job.
 pub fn run(job: &Job) -> Result<Success, JobError> {
@@ -172,6 +176,7 @@ pub fn run(job: &Job) -> Result<Success, JobError> {
             None => "127.0.0.1".to_owned(),
         },
         mark,
+        orphans: Orphans::adopt(),
         folder: folder.path().to_owned(),
         events,
         to_events,

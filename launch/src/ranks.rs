@@ -12,6 +12,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use crate::agent::Event;
 use crate::heartbeat::Heartbeats;
 use crate::job::Job;
+use crate::orphans::Orphans;
 use crate::output::{Tail, forward};
 use crate::processes::Mark;
 use crate::protocol::Plan;
@@ -154,6 +155,11 @@ impl Ranks {
         alive.map(|(local_rank, rank)| (local_rank, rank.child.id())).collect()
     }
 
+    /// Their processes, ended ones too.
+    pub(crate) fn processes(&self) -> Vec<Pid> {
+        self.0.iter().map(|rank| Pid::from_child(&rank.child)).collect()
+    }
+
     /// The last lines of a rank that has just ended, which may still be in its pipes.
     pub(crate) fn last_words(&self, local_rank: usize) -> Vec<String> {
         let rank = &self.0[local_rank];
@@ -171,9 +177,12 @@ impl Ranks {
 
     /// Ends whatever ranks left behind, then lets the last lines through. The processes that would
     /// not go.
-    pub(crate) fn sweep(&mut self, mark: &Mark) -> Vec<i32> {
+    pub(crate) fn sweep(&mut self, mark: &Mark, orphans: &Orphans) -> Vec<i32> {
         self.signal(Signal::KILL);
-        let left = mark.kill();
+        let mut left = mark.kill();
+        left.extend(orphans.kill(&self.processes()));
+        left.sort_unstable();
+        left.dedup();
         for rank in &mut self.0 {
             wait(&rank.outputs, DRAIN);
             // At worst one that cannot be ended remains.

@@ -41,6 +41,31 @@ fn nothing_survives_a_failure_not_even_what_hides() {
 }
 
 #[test]
+fn nothing_survives_a_failure_without_group_and_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let body = r#"env -i "$(command -v setsid)" sh -c 'echo $$ > hidden; sleep 600 & echo $! > child; wait' &
+        until [ -s hidden ] && [ -s child ]; do sleep 0.05; done; exit 4"#;
+    let output = end(spawn(script("1", body).current_dir(folder.path())));
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    for name in ["hidden", "child"] {
+        let pid = line(&folder.path().join(name)).unwrap();
+        assert!(!Path::new("/proc").join(&pid).exists(), "{name} {pid}");
+    }
+}
+
+#[test]
+fn orphans_that_end_by_themselves_are_no_zombies_while_the_round_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    // The launcher is their parent, and the rank ends once they are waited for.
+    let body = r#"(sh -c 'echo $$ > orphan; until [ -e go ]; do sleep 0.05; done; exit 3' &)
+        until [ -s orphan ]; do sleep 0.05; done; orphan=$(cat orphan)
+        grep -q "^PPid:.$PPID$" /proc/$orphan/status || exit 4; touch go
+        while [ -e /proc/$orphan ]; do sleep 0.05; done"#;
+    let output = end(spawn(script("1", body).current_dir(folder.path())));
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
 fn without_settings_everything_is_gone_ten_seconds_after_a_failure() {
     let folder = tempfile::tempdir().unwrap();
     let body = format!(
