@@ -11,6 +11,8 @@ use crate::failure::Failure;
 use crate::protocol::{Join, Order, Plan, Report, VERSION, Verdict};
 use crate::restarts::{Decision, PastRound, decide};
 
+/// As many as `--procs` and `--gpus` take: a sum over all machines stays a number.
+const MAX_RANKS: usize = u16::MAX as usize;
 /// Failed rounds that are told at the end, the newest: with what they say, and a message must hold all.
 const TOLD_ROUNDS: usize = 100;
 
@@ -104,12 +106,19 @@ impl Coordinator {
                 self.settings.run_id
             ));
         }
+        if !(1..=MAX_RANKS).contains(&join.num_ranks) {
+            let found = join.num_ranks;
+            return refuse(format!(
+                "{found} ranks on one machine: from 1 to {MAX_RANKS} are possible"
+            ));
+        }
         match self.nodes.get(join.node) {
             None => refuse(format!("--node-rank {} is outside of --nnodes {num_nodes}", join.node)),
             Some(Node::Absent) => {
                 self.nodes[join.node] = Node::Ready { num_ranks: join.num_ranks };
                 if matches!(self.phase, Phase::Gathering { .. }) {
-                    self.round = self.round.max(join.round);
+                    // No message makes a round that no restart leads to.
+                    self.round = self.round.max(join.round.min(self.settings.max_restarts));
                 }
                 Ok(())
             }

@@ -118,6 +118,14 @@ pub enum JobError {
     /// Node 0 does not want this machine.
     #[error("node 0 refuses this machine: {0}")]
     Refused(String),
+    /// Node 0 did not want this machine for as long as it asked, which might have passed.
+    #[error("node 0 refuses this machine, after {} s of asking: {reason}", waited.as_secs())]
+    StillRefused {
+        /// Why.
+        reason: String,
+        /// For how long it was tried.
+        waited: Duration,
+    },
     /// A rank or a machine failed; the others were stopped.
     #[error("{}", failure.line)]
     Failed {
@@ -140,7 +148,10 @@ impl JobError {
     /// The exit code of the launcher.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::System { .. } | Self::Endpoint { .. } | Self::NoEndpoint { .. } => 1,
+            Self::System { .. }
+            | Self::Endpoint { .. }
+            | Self::NoEndpoint { .. }
+            | Self::StillRefused { .. } => 1,
             Self::Refused(_) => 2,
             Self::Failed { failure, .. } => failure.code,
             Self::Interrupted { signal } => signal_code(*signal),

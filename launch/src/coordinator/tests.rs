@@ -99,6 +99,8 @@ fn machines_that_do_not_fit_are_refused() {
         (Join { num_nodes: 3, ..join(0) }, "--nnodes 2, this machine 3", false),
         (Join { run_id: Some("b".into()), ..join(0) }, "--rdzv-id a", false),
         (join(7), "--node-rank 7", false),
+        (Join { num_ranks: 0, ..join(0) }, "0 ranks on one machine", false),
+        (Join { num_ranks: usize::MAX, ..join(0) }, "from 1 to 65535", false),
         (join(1), "--node-rank 1 is taken", true),
     ];
     for (join, expected, may_retry) in cases {
@@ -106,6 +108,16 @@ fn machines_that_do_not_fit_are_refused() {
         let reason = reason.replace("this launcher ", "version ");
         assert!(reason.contains(expected) && retry == may_retry, "{reason}");
     }
+}
+
+#[test]
+fn a_round_beyond_all_restarts_is_not_believed() {
+    let now = Instant::now();
+    let mut job = coordinator(2, 3, now);
+    job.join(&join(0)).unwrap();
+    job.join(&Join { round: u32::MAX, ..join(1) }).unwrap();
+    let orders = job.start(4000, now);
+    assert!(matches!(&orders[0].1, Order::Start(plan) if plan.round == 3));
 }
 
 #[test]
