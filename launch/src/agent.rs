@@ -10,7 +10,8 @@ use signal_hook::consts::SIGINT;
 use crate::failure::{Ending, Failure, ending};
 use crate::heartbeat::{Heartbeats, Silent};
 use crate::job::Job;
-use crate::processes::Mark;
+use crate::orphans::{Orphans, REAP};
+use crate::processes::{KILLED, Mark};
 use crate::protocol::{Order, Plan, Report, Verdict};
 use crate::ranks::{Ranks, Start};
 
@@ -44,6 +45,7 @@ pub(crate) struct Agent<'a> {
     pub(crate) node: usize,
     pub(crate) master_addr: String,
     pub(crate) mark: Mark,
+    pub(crate) orphans: Orphans,
     /// For the heartbeat files.
     pub(crate) folder: std::path::PathBuf,
     pub(crate) events: Receiver<Event>,
@@ -99,7 +101,9 @@ impl Agent<'_> {
             ranks: Ranks::default(),
             heartbeats,
             look_at: began,
+            reap_at: began + REAP,
             kill_at: None,
+            give_up_at: None,
             interrupted: None,
             by_signal: false,
             stopping: false,
@@ -112,21 +116,21 @@ impl Agent<'_> {
             round.pass_on(number);
         }
         let mut lost = None;
-        while round.ranks.any_alive() {
+        while round.ranks.any_alive() && !round.is_given_up(Instant::now()) {
             let pause = round.wake().saturating_duration_since(Instant::now());
             match self.events.recv_timeout(pause) {
                 Ok(Event::Ended(local_rank, status)) => round.ended(local_rank, &status, report),
                 Ok(Event::Signal(number)) => {
                     match self.signal.replace(number) {
                         None => round.pass_on(number),
-                        Some(_) => round.ranks.signal(Signal::KILL),
+                        Some(_) => round.kill(),
                     }
                     report(Report::Signalled(number));
                 }
                 Ok(Event::Order(from, order)) if from == self.connection => match order {
                     Order::Signal(number) => round.pass_on(number),
                     Order::Stop => round.stop(),
-                    Order::Kill => round.ranks.signal(Signal::KILL),
+                    Order::Kill => round.kill(),
                     Order::Start(_) | Order::Finish(_) | Order::Refuse { .. } => {}
                 },
                 Ok(Event::Lost(from, reason)) if from == self.connection => {
@@ -134,9 +138,9 @@ impl Agent<'_> {
                     round.stop();
                 }
                 Ok(Event::Order(..) | Event::Lost(..)) | Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => round.ranks.signal(Signal::KILL),
+                Err(RecvTimeoutError::Disconnected) => round.kill(),
             }
-            round.tick(Instant::now(), report);
+            round.tick(Instant::now(), &self.orphans, report);
         }
         self.close(round, report);
         lost
@@ -169,16 +173,19 @@ impl Agent<'_> {
     }
 
     fn close(&self, mut round: Round, report: &dyn Fn(Report)) {
-        let left = round.ranks.sweep(&self.mark);
-        if !left.is_empty() {
-            let line = format!("node {}: processes {left:?} cannot be ended", self.node);
-            // Ranks of another round must not meet them.
-            let failure = Failure { retry: false, ..Failure::new(line, Duration::ZERO) };
-            round.fail(failure, report);
-        }
+        let left = round.ranks.sweep(&self.mark, &self.orphans);
+        let what = match round.ranks.alive()[..] {
+            [] if left.is_empty() => None,
+            [] => Some(format!("node {}: processes {left:?}", self.node)),
+            [(local_rank, pid), ..] => {
+                Some(format!("rank {} (process {pid})", round.plan.first_rank + local_rank))
+            }
+        };
+        let left = what
+            .map(|what| format!("{what} cannot be ended: SIGKILL had no effect for {KILLED:?}"));
         round.heartbeats.look(Instant::now(), |_| false);
         let step = round.heartbeats.furthest();
-        report(Report::Ended { interrupted: round.by_signal, step });
+        report(Report::Ended { interrupted: round.by_signal, step, left });
     }
 }
 
@@ -190,7 +197,10 @@ struct Round<'a> {
     ranks: Ranks,
     heartbeats: Heartbeats,
     look_at: Instant,
+    reap_at: Instant,
     kill_at: Option<Instant>,
+    /// When ranks that were killed and are still there count as lost.
+    give_up_at: Option<Instant>,
     interrupted: Option<i32>,
     by_signal: bool,
     stopping: bool,
@@ -198,13 +208,20 @@ struct Round<'a> {
 
 impl Round<'_> {
     fn wake(&self) -> Instant {
-        self.kill_at.map_or(self.look_at, |at| at.min(self.look_at))
+        [self.kill_at, self.give_up_at].into_iter().flatten().fold(self.look_at, Instant::min)
     }
 
-    fn tick(&mut self, now: Instant, report: &dyn Fn(Report)) {
+    fn is_given_up(&self, now: Instant) -> bool {
+        self.give_up_at.is_some_and(|at| now >= at)
+    }
+
+    fn tick(&mut self, now: Instant, orphans: &Orphans, report: &dyn Fn(Report)) {
+        if now >= self.reap_at {
+            orphans.reap(&self.ranks.processes());
+            self.reap_at = now + REAP;
+        }
         if self.kill_at.is_some_and(|at| now >= at) {
-            self.ranks.signal(Signal::KILL);
-            self.kill_at = None;
+            self.kill();
         }
         if now >= self.look_at {
             self.look_at = now + self.heartbeats.interval();
@@ -270,6 +287,12 @@ impl Round<'_> {
             self.ranks.signal(Signal::TERM);
             self.kill_at = Some(Instant::now() + self.grace);
         }
+    }
+
+    fn kill(&mut self) {
+        self.ranks.signal(Signal::KILL);
+        self.kill_at = None;
+        self.give_up_at.get_or_insert(Instant::now() + KILLED);
     }
 
     fn pass_on(&mut self, number: i32) {

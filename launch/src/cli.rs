@@ -19,6 +19,9 @@ const TRAINER: &str = "hqsam";
 const GRACE_SECS: u64 = 6;
 const _: () = assert!(GRACE_SECS + KILLED.as_secs() + DRAIN.as_secs() <= 10);
 
+/// A year: longer waits mean a mistake, and clocks end somewhere.
+const LONGEST_SECS: u64 = 366 * 24 * 3600;
+
 /// Starts one process per GPU, or a number of processes, and watches them.
 #[derive(Debug, Parser)]
 #[command(
@@ -35,14 +38,14 @@ pub struct Arguments {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub procs: Option<u16>,
     /// Seconds that the other processes get to end after one failed
-    #[arg(long, value_name = "SECONDS", default_value_t = GRACE_SECS)]
+    #[arg(long, value_name = "SECONDS", default_value_t = GRACE_SECS, value_parser = seconds(0))]
     pub grace: u64,
     /// Starts all processes again when one failed, up to R times, from the last checkpoint
     #[arg(long, value_name = "R", default_value_t = 0)]
     pub max_restarts: u32,
     /// Ends the job when a process gave no sign of life for this long. Without it, only processes
     /// that gave one are judged, after 30 minutes
-    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", value_parser = seconds(1))]
     pub heartbeat_timeout: Option<u64>,
     /// What to train: runs `hqsam train CONFIG`
     #[arg(required_unless_present = "command")]
@@ -80,10 +83,10 @@ pub struct NetworkArguments {
     #[arg(long, value_name = "ID", requires = "nnodes")]
     pub rdzv_id: Option<String>,
     /// How long machines wait for each other
-    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = seconds(0))]
     pub rdzv_timeout: u64,
     /// A machine that was silent for this long is lost
-    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "SECONDS", default_value_t = 15, value_parser = seconds(1))]
     pub node_timeout: u64,
 }
 
@@ -94,6 +97,11 @@ pub enum GpuCount {
     Exactly(u16),
     /// All that are visible.
     Auto,
+}
+
+/// A time from `least` to a year.
+fn seconds(least: u64) -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(least..=LONGEST_SECS)
 }
 
 fn gpu_count(text: &str) -> Result<GpuCount, String> {

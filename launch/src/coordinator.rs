@@ -11,6 +11,11 @@ use crate::failure::Failure;
 use crate::protocol::{Join, Order, Plan, Report, VERSION, Verdict};
 use crate::restarts::{Decision, PastRound, decide};
 
+/// As many as `--procs` and `--gpus` take: a sum over all machines stays a number.
+const MAX_RANKS: usize = u16::MAX as usize;
+/// Failed rounds that are told at the end, the newest: with what they say, and a message must hold all.
+const TOLD_ROUNDS: usize = 100;
+
 /// What a job's coordinator knows beforehand.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
@@ -50,6 +55,8 @@ pub(crate) struct Coordinator {
     signalled: Vec<bool>,
     interrupted: bool,
     step: Option<u64>,
+    /// What cannot be ended on a machine: ranks of another round must not meet it.
+    left: Option<String>,
     failures: Vec<Failure>,
     history: Vec<PastRound>,
 }
@@ -65,6 +72,7 @@ impl Coordinator {
             signalled: vec![false; settings.num_nodes],
             interrupted: false,
             step: None,
+            left: None,
             failures: Vec::new(),
             history: Vec::new(),
             settings,
@@ -98,12 +106,19 @@ impl Coordinator {
                 self.settings.run_id
             ));
         }
+        if !(1..=MAX_RANKS).contains(&join.num_ranks) {
+            let found = join.num_ranks;
+            return refuse(format!(
+                "{found} ranks on one machine: from 1 to {MAX_RANKS} are possible"
+            ));
+        }
         match self.nodes.get(join.node) {
             None => refuse(format!("--node-rank {} is outside of --nnodes {num_nodes}", join.node)),
             Some(Node::Absent) => {
                 self.nodes[join.node] = Node::Ready { num_ranks: join.num_ranks };
                 if matches!(self.phase, Phase::Gathering { .. }) {
-                    self.round = self.round.max(join.round);
+                    // No message makes a round that no restart leads to.
+                    self.round = self.round.max(join.round.min(self.settings.max_restarts));
                 }
                 Ok(())
             }
@@ -120,7 +135,8 @@ impl Coordinator {
         match report {
             Report::Signalled(number) => self.signalled(node, number),
             Report::Failed(failure) => self.failed(failure),
-            Report::Ended { interrupted, step } => {
+            Report::Ended { interrupted, step, left } => {
+                self.left = self.left.take().or(left);
                 self.interrupted |= interrupted;
                 self.step = self.step.max(step);
                 if let Node::Running { num_ranks } = self.nodes[node] {
@@ -255,6 +271,8 @@ impl Coordinator {
         }
         // Reports travel, so the first to come need not be the first that happened.
         let first = self.failures.drain(..).min_by_key(|failure| failure.after);
+        let left = self.left.take();
+        let first = first.or_else(|| Some(Failure::new(left.clone()?, now - began)));
         let Some(failure) = first else {
             let verdict = match (self.signal, self.interrupted) {
                 (None, _) => Verdict::Finished,
@@ -268,11 +286,13 @@ impl Coordinator {
             ended: SystemTime::now(),
             lasted: now - began,
             step: self.step,
-            failure: failure.clone(),
+            // Only the line is ever told of it.
+            failure: Failure { tail: Vec::new(), ..failure.clone() },
         });
-        let decision = match self.signal {
-            Some(_) => Decision::GiveUp(None),
-            None => decide(&self.history, self.settings.max_restarts),
+        let decision = match (self.signal, left) {
+            (_, Some(left)) => Decision::GiveUp((left != failure.line).then_some(left)),
+            (Some(_), None) => Decision::GiveUp(None),
+            (None, None) => decide(&self.history, self.settings.max_restarts),
         };
         match decision {
             Decision::GiveUp(why) => {
@@ -297,7 +317,8 @@ impl Coordinator {
     }
 
     fn failed_for_good(&self, failure: Failure, why: Option<String>) -> Verdict {
-        Verdict::Failed { failure, history: self.history.clone(), why }
+        let untold = self.history.len().saturating_sub(TOLD_ROUNDS);
+        Verdict::Failed { failure, history: self.history[untold..].to_vec(), why }
     }
 
     fn finish(&mut self, verdict: &Verdict) -> Orders {

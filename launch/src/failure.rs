@@ -6,6 +6,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use signal_hook::consts::{SIGINT, SIGKILL, SIGTERM};
 
+use crate::output::KEPT_BYTES;
+
 /// Exit codes after which running again cannot help: wrong usage (the shell's, clap's and
 /// argparse's 2, and EX_USAGE and EX_CONFIG of sysexits.h), a program that cannot be run.
 const HOPELESS_CODES: [u8; 5] = [2, 64, 78, 126, 127];
@@ -28,13 +30,26 @@ pub struct Failure {
 impl Failure {
     /// A failure that is not a rank's exit.
     pub(crate) fn new(line: String, after: Duration) -> Self {
+        let line = short(line);
         Self { line, code: 1, tail: Vec::new(), after, retry: true }
     }
 
     /// A failure with a rank's exit code and last lines.
     pub(crate) fn of_rank(line: String, code: u8, tail: Vec<String>, after: Duration) -> Self {
+        let line = short(line);
         Self { line, code, tail, after, retry: !HOPELESS_CODES.contains(&code) }
     }
+}
+
+/// A line that a message has room for: one of a rank's with what is said of it.
+fn short(line: String) -> String {
+    const LONGEST: usize = KEPT_BYTES + 500;
+    let has_control = line.contains(|char: char| char.is_control());
+    if line.len() <= LONGEST && !has_control {
+        return line;
+    }
+    let end = line.floor_char_boundary(LONGEST);
+    line[..end].replace(|char: char| char.is_control(), " ")
 }
 
 /// How a rank ended.

@@ -12,6 +12,7 @@ use crate::failure::{Failure, signal_code, signal_name};
 use crate::guard::Guard;
 use crate::host::{self, Host, Input, LOCAL};
 use crate::member;
+use crate::orphans::Orphans;
 use crate::processes::Mark;
 use crate::protocol::{Join, Order, VERSION, Verdict};
 use crate::rank_env::{StopRequest, ignore_hang_up, watch_stop_requests};
@@ -117,6 +118,14 @@ pub enum JobError {
     /// Node 0 does not want this machine.
     #[error("node 0 refuses this machine: {0}")]
     Refused(String),
+    /// Node 0 did not want this machine for as long as it asked, which might have passed.
+    #[error("node 0 refuses this machine, after {} s of asking: {reason}", waited.as_secs())]
+    StillRefused {
+        /// Why.
+        reason: String,
+        /// For how long it was tried.
+        waited: Duration,
+    },
     /// A rank or a machine failed; the others were stopped.
     #[error("{}", failure.line)]
     Failed {
@@ -139,7 +148,10 @@ impl JobError {
     /// The exit code of the launcher.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::System { .. } | Self::Endpoint { .. } | Self::NoEndpoint { .. } => 1,
+            Self::System { .. }
+            | Self::Endpoint { .. }
+            | Self::NoEndpoint { .. }
+            | Self::StillRefused { .. } => 1,
             Self::Refused(_) => 2,
             Self::Failed { failure, .. } => failure.code,
             Self::Interrupted { signal } => signal_code(*signal),
@@ -154,6 +166,9 @@ impl JobError {
 /// nothing. When a rank fails or hangs, the others get SIGTERM, and SIGKILL after the grace; then
 /// all are started again, if restarts are left and help. When this process is killed, its
 /// [guard](crate::guard) ends the ranks.
+///
+/// At the end of a round, every child of this process that came after the start of the job is ended:
+/// orphans of ranks come here.
 ///
 /// # Errors
 /// The first rank or machine that failed, or the signal that ended the job.
@@ -172,6 +187,7 @@ pub fn run(job: &Job) -> Result<Success, JobError> {
             None => "127.0.0.1".to_owned(),
         },
         mark,
+        orphans: Orphans::adopt(),
         folder: folder.path().to_owned(),
         events,
         to_events,

@@ -25,6 +25,7 @@ mod host;
 pub mod job;
 mod link;
 mod member;
+mod orphans;
 mod output;
 mod port;
 mod processes;

@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 /// No message comes near this; something that is no launcher may send anything.
-const LONGEST_LINE: u64 = 1 << 20;
+pub(crate) const LONGEST_LINE: u64 = 1 << 20;
 
 /// The sending half. The connection closes with the last of its copies.
 #[derive(Clone)]

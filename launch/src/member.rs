@@ -16,11 +16,16 @@ const RETRY: Duration = Duration::from_millis(500);
 pub(crate) fn run(agent: &mut Agent, nodes: &Nodes) -> Result<Verdict, JobError> {
     let mut deadline = Instant::now() + nodes.join_timeout;
     let mut problem = "nobody listens there".to_owned();
+    // The last answer, where it was a refusal.
+    let mut refusal = None;
     loop {
         if let Some(verdict) = interrupted(agent) {
             return Ok(verdict);
         }
         if Instant::now() >= deadline {
+            if let Some(reason) = refusal {
+                return Err(JobError::StillRefused { reason, waited: nodes.join_timeout });
+            }
             return Err(JobError::NoEndpoint {
                 endpoint: nodes.endpoint.clone(),
                 waited: nodes.join_timeout,
@@ -30,7 +35,7 @@ pub(crate) fn run(agent: &mut Agent, nodes: &Nodes) -> Result<Verdict, JobError>
         let sending = match connect(agent, nodes) {
             Ok(sending) => sending,
             Err(error) => {
-                problem = error.to_string();
+                (problem, refusal) = (error.to_string(), None);
                 wait(agent, RETRY);
                 continue;
             }
@@ -42,7 +47,13 @@ pub(crate) fn run(agent: &mut Agent, nodes: &Nodes) -> Result<Verdict, JobError>
             End::Verdict(verdict) => return Ok(verdict),
             End::Refused { reason, retry: false } => return Err(JobError::Refused(reason)),
             End::Refused { reason, .. } => {
-                problem = reason;
+                if refusal.as_ref() != Some(&reason) {
+                    let left = deadline.saturating_duration_since(Instant::now()).as_secs();
+                    crate::say(&format!(
+                        "node 0 refuses this machine: {reason}; asking again for {left} s"
+                    ));
+                }
+                refusal = Some(reason);
                 wait(agent, RETRY);
             }
             End::Lost(reason) => {
@@ -55,7 +66,7 @@ pub(crate) fn run(agent: &mut Agent, nodes: &Nodes) -> Result<Verdict, JobError>
                     crate::say(&format!("{line}; joining again"));
                     deadline = Instant::now() + nodes.join_timeout;
                 }
-                problem = reason;
+                (problem, refusal) = (reason, None);
                 wait(agent, RETRY);
             }
         }

@@ -42,12 +42,14 @@ pub(crate) enum Report {
     Signalled(i32),
     /// A rank failed; the machine's other ranks are being ended.
     Failed(Failure),
-    /// All processes of the round are gone.
+    /// The round is over here: its processes are gone.
     Ended {
         /// Whether a rank ended by the user's signal instead of exiting with 0.
         interrupted: bool,
         /// The furthest step that a heartbeat named.
         step: Option<u64>,
+        /// What is still there, in words, because it cannot be ended.
+        left: Option<String>,
     },
 }
 

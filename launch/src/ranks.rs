@@ -1,16 +1,18 @@
 //! The processes of one round on this machine.
 
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::Sender;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::io::retry_on_intr;
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, waitid};
 
 use crate::agent::Event;
 use crate::heartbeat::Heartbeats;
 use crate::job::Job;
+use crate::orphans::Orphans;
 use crate::output::{Tail, forward};
 use crate::processes::Mark;
 use crate::protocol::Plan;
@@ -27,7 +29,8 @@ pub(crate) const DRAIN: Duration = Duration::from_secs(1);
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
 struct Rank {
-    group: Pid,
+    /// Not waited for before the round is over: until then its number means nobody else's group.
+    child: Child,
     tail: Tail,
     outputs: Vec<JoinHandle<()>>,
     alive: bool,
@@ -104,31 +107,32 @@ impl Ranks {
         let mut child = command.spawn()?;
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let tail = Tail::default();
+        let pid = Pid::from_child(&child);
         self.0.push(Rank {
-            group: Pid::from_child(&child),
+            child,
             tail: tail.clone(),
             outputs: Vec::new(),
             // Not before its end is sure to be told.
             alive: false,
         });
         let events = events.clone();
-        let wait = move |mut child: Child| {
+        let tell_end = move || {
             // The receiver is gone only when the job is over.
-            let _ = events.send(Event::Ended(local_rank, child.wait()));
+            let _ = events.send(Event::Ended(local_rank, end_of(pid)));
         };
-        std::thread::Builder::new().name(format!("wait-{rank}")).spawn(move || wait(child))?;
+        std::thread::Builder::new().name(format!("wait-{rank}")).spawn(tell_end)?;
         self.0[local_rank].alive = true;
         let prefix = (rank > 0).then_some(rank);
         let outputs = &mut self.0[local_rank].outputs;
         if let Some(stdout) = stdout {
-            outputs.push(forward(prefix, stdout, std::io::stdout(), tail.clone())?);
+            outputs.push(forward(prefix, stdout, std::io::stdout(), tail.clone(), false)?);
         }
         if let Some(stderr) = stderr {
-            outputs.push(forward(prefix, stderr, std::io::stderr(), tail.clone())?);
+            outputs.push(forward(prefix, stderr, std::io::stderr(), tail.clone(), true)?);
         }
         if let Some(terminal) = terminal {
             let shown_on = terminal.shown_on();
-            outputs.push(forward(prefix, terminal, shown_on, tail)?);
+            outputs.push(forward(prefix, terminal, shown_on, tail, true)?);
         }
         Ok(())
     }
@@ -145,6 +149,17 @@ impl Ranks {
         self.0.iter().any(|rank| rank.alive)
     }
 
+    /// The ranks whose end was not told, by their numbers on this machine, and their processes.
+    pub(crate) fn alive(&self) -> Vec<(usize, u32)> {
+        let alive = self.0.iter().enumerate().filter(|(_, rank)| rank.alive);
+        alive.map(|(local_rank, rank)| (local_rank, rank.child.id())).collect()
+    }
+
+    /// Their processes, ended ones too.
+    pub(crate) fn processes(&self) -> Vec<Pid> {
+        self.0.iter().map(|rank| Pid::from_child(&rank.child)).collect()
+    }
+
     /// The last lines of a rank that has just ended, which may still be in its pipes.
     pub(crate) fn last_words(&self, local_rank: usize) -> Vec<String> {
         let rank = &self.0[local_rank];
@@ -156,20 +171,36 @@ impl Ranks {
     pub(crate) fn signal(&self, signal: Signal) {
         for rank in &self.0 {
             // A group without processes is what we want.
-            let _ = kill_process_group(rank.group, signal);
+            let _ = kill_process_group(Pid::from_child(&rank.child), signal);
         }
     }
 
     /// Ends whatever ranks left behind, then lets the last lines through. The processes that would
     /// not go.
-    pub(crate) fn sweep(&self, mark: &Mark) -> Vec<i32> {
+    pub(crate) fn sweep(&mut self, mark: &Mark, orphans: &Orphans) -> Vec<i32> {
         self.signal(Signal::KILL);
-        let left = mark.kill();
-        for rank in &self.0 {
+        let mut left = mark.kill();
+        left.extend(orphans.kill(&self.processes()));
+        left.sort_unstable();
+        left.dedup();
+        for rank in &mut self.0 {
             wait(&rank.outputs, DRAIN);
+            // At worst one that cannot be ended remains.
+            let _ = rank.child.try_wait();
         }
         left
     }
+}
+
+/// How a child ended, once it has; it keeps its number.
+fn end_of(pid: Pid) -> std::io::Result<ExitStatus> {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+    let status = retry_on_intr(|| waitid(WaitId::Pid(pid), options))?;
+    let raw = status.and_then(|status| match status.exit_status() {
+        Some(code) => Some(code << 8),
+        None => status.terminating_signal(),
+    });
+    raw.map(ExitStatus::from_raw).ok_or_else(|| std::io::Error::other("its end was not told"))
 }
 
 fn wait(outputs: &[JoinHandle<()>], time: Duration) {

@@ -1,10 +1,12 @@
 //! Ranks that fail, hang and are started again; launchers that are killed.
 
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime};
 
+use crate::starters::python;
 use crate::support::{
-    end, launch, line, runs, script, send, spawn, spawn_with_stderr, stderr, stdout, wait_for,
+    end, launch, line, runs, script, send, skip, spawn, spawn_with_stderr, stderr, stdout, wait_for,
 };
 
 /// A rank that starts a child, and one that hides in a session of its own; all note their ids.
@@ -39,6 +41,31 @@ fn nothing_survives_a_failure_not_even_what_hides() {
 }
 
 #[test]
+fn nothing_survives_a_failure_without_group_and_environment() {
+    let folder = tempfile::tempdir().unwrap();
+    let body = r#"env -i "$(command -v setsid)" sh -c 'echo $$ > hidden; sleep 600 & echo $! > child; wait' &
+        until [ -s hidden ] && [ -s child ]; do sleep 0.05; done; exit 4"#;
+    let output = end(spawn(script("1", body).current_dir(folder.path())));
+    assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+    for name in ["hidden", "child"] {
+        let pid = line(&folder.path().join(name)).unwrap();
+        assert!(!Path::new("/proc").join(&pid).exists(), "{name} {pid}");
+    }
+}
+
+#[test]
+fn orphans_that_end_by_themselves_are_no_zombies_while_the_round_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    // The launcher is their parent, and the rank ends once they are waited for.
+    let body = r#"(sh -c 'echo $$ > orphan; until [ -e go ]; do sleep 0.05; done; exit 3' &)
+        until [ -s orphan ]; do sleep 0.05; done; orphan=$(cat orphan)
+        grep -q "^PPid:.$PPID$" /proc/$orphan/status || exit 4; touch go
+        while [ -e /proc/$orphan ]; do sleep 0.05; done"#;
+    let output = end(spawn(script("1", body).current_dir(folder.path())));
+    assert!(output.status.success(), "{}", stderr(&output));
+}
+
+#[test]
 fn without_settings_everything_is_gone_ten_seconds_after_a_failure() {
     let folder = tempfile::tempdir().unwrap();
     let body = format!(
@@ -63,6 +90,22 @@ fn without_settings_everything_is_gone_ten_seconds_after_a_failure() {
 }
 
 #[test]
+fn the_number_of_an_ended_rank_means_nobody_else_while_the_round_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let body = "echo $$ > rank$RANK; [ $RANK = 1 ] || until [ -e go ]; do sleep 0.02; done";
+    let child = spawn(script("2", body).current_dir(folder.path()));
+    wait_for("rank 1", || line(&at("rank1")).is_some_and(|pid| !runs(&pid)));
+    // Its group is signalled when the round ends.
+    let stat = format!("/proc/{}/stat", line(&at("rank1")).unwrap());
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(Path::new(&stat).exists());
+    std::fs::write(at("go"), "").unwrap();
+    assert!(end(child).status.success());
+    assert!(!Path::new(&stat).exists());
+}
+
+#[test]
 fn nothing_survives_a_launcher_that_is_killed() {
     let folder = tempfile::tempdir().unwrap();
     let body = format!("{FAMILY}; wait; sleep 600");
@@ -72,6 +115,51 @@ fn nothing_survives_a_launcher_that_is_killed() {
     for pid in family(folder.path()).unwrap() {
         wait_for("the end of what the launcher started", || !runs(&pid));
     }
+}
+
+/// Attaches to a process as a debugger does: even killed, it does not end for its parent then.
+const DEBUGGER: &str = "
+import ctypes, signal, sys
+SEIZE = 0x4206
+if ctypes.CDLL(None, use_errno=True).ptrace(SEIZE, int(sys.argv[1]), None, None) < 0:
+    sys.exit('not allowed')
+print('attached', flush=True)
+signal.alarm(30)
+signal.pause()
+";
+
+#[test]
+fn a_rank_that_cannot_be_ended_is_named() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let body = "echo $$ > rank$RANK
+        if [ $RANK = 1 ]; then until [ -e go ]; do sleep 0.02; done; exit 4; fi; exec sleep 600";
+    let arguments = ["--procs", "2", "--grace", "1", "--max-restarts", "3", "--", "sh", "-c", body];
+    let job = spawn(launch(&arguments).current_dir(folder.path()));
+    wait_for("the ranks", || (0..2).all(|rank| line(&at(&format!("rank{rank}"))).is_some()));
+    let pid = line(&at("rank0")).unwrap();
+    let mut debugger = Command::new(python);
+    debugger
+        .args(["-c", DEBUGGER, &pid])
+        .stderr(Stdio::null())
+        .stdout(std::fs::File::create(at("debugger")).unwrap());
+    let mut debugger = debugger.spawn().unwrap();
+    wait_for("the debugger", || {
+        line(&at("debugger")).is_some() || debugger.try_wait().unwrap().is_some()
+    });
+    let is_allowed = debugger.try_wait().unwrap().is_none();
+    std::fs::write(at("go"), "").unwrap();
+    let output = end(job);
+    let _ = debugger.kill();
+    let _ = debugger.wait();
+    if !is_allowed {
+        return skip("no process may be attached to here");
+    }
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(4), "{text}");
+    let named = format!("launch: rank 0 (process {pid}) cannot be ended: SIGKILL had no effect");
+    assert!(text.contains(&named), "{text}");
 }
 
 #[test]
@@ -96,6 +184,16 @@ fn the_last_words_of_the_first_failure_come_last() {
         "launch: the last lines of the rank that failed first:",
     ];
     assert_eq!(lines, expected, "{text}");
+}
+
+#[test]
+fn a_line_without_an_end_is_not_glued_to_the_launchers_words() {
+    let output =
+        script("1", "printf data; printf 'the disk is full' >&2; exit 3").output().unwrap();
+    // What was asked for on standard output may go into a file, and stays as it is.
+    assert_eq!(stdout(&output), "data");
+    let text = stderr(&output);
+    assert!(text.starts_with("the disk is full\nlaunch: "), "{text}");
 }
 
 #[test]

@@ -4,7 +4,9 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::{Running, end, launch, line, runs, send, spawn, stderr, stdout, wait_for};
+use crate::support::{
+    Running, end, launch, line, runs, send, spawn, spawn_with_stderr, stderr, stdout, wait_for,
+};
 
 /// Node `node` of two. Each test has a loopback address of its own, so that none meets another's.
 fn node(address: &str, node: usize, extra: &[&str], body: &str) -> Command {
@@ -149,4 +151,34 @@ fn machines_that_do_not_come_or_do_not_fit_are_told() {
     );
     let second = end(spawn(&mut node("127.0.81.6", 1, &procs, "exit 0")));
     assert!(second.status.success() && end(first).status.success(), "{}", stderr(&second));
+}
+
+#[test]
+fn a_number_that_another_machine_has_is_refused_in_words() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let body = "echo > ready$RANK; until [ -e go ]; do sleep 0.05; done";
+    let nodes = both("127.0.81.8", &["--procs", "1"], body, folder.path());
+    wait_for("the ranks", || (0..2).all(|rank| at(&format!("ready{rank}")).exists()));
+    let refused = "launch: node 0 refuses this machine";
+    let reason = ": --node-rank 1 is taken by another machine";
+
+    let extra = ["--procs", "1", "--rdzv-timeout", "1"];
+    let output = end(spawn(&mut node("127.0.81.8", 1, &extra, body)));
+    assert_eq!(output.status.code(), Some(1));
+    let text = stderr(&output);
+    assert!(text.starts_with(&format!("{refused}{reason}; asking again for ")), "{text}");
+    assert!(text.ends_with(&format!("{refused}, after 1 s of asking{reason}\n")), "{text}");
+
+    // Not only at the end.
+    let log = std::fs::File::create(at("log")).unwrap();
+    let asking = spawn_with_stderr(&mut node("127.0.81.8", 1, &["--procs", "1"], body), log);
+    wait_for("the refusal", || std::fs::read_to_string(at("log")).unwrap().contains(refused));
+    send(asking.id(), "TERM");
+    assert_eq!(end(asking).status.code(), Some(143));
+
+    std::fs::write(at("go"), "").unwrap();
+    for output in nodes.map(end) {
+        assert!(output.status.success(), "{}", stderr(&output));
+    }
 }

@@ -7,6 +7,7 @@ mod manifests;
 mod namespaces;
 mod processes;
 mod running;
+mod slurm;
 mod starters;
 mod support;
 mod terminal;

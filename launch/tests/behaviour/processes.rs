@@ -233,6 +233,13 @@ fn wrong_arguments_are_refused() {
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(stderr(&output).contains("--nnodes"), "{output:?}");
     }
+    for option in ["--grace", "--heartbeat-timeout", "--rdzv-timeout", "--node-timeout"] {
+        let arguments = ["--procs", "1", option, "18446744073709551615", "--", "false"];
+        let output = launch(&arguments).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{output:?}");
+        let text = stderr(&output);
+        assert!(text.contains(option) && text.contains("..=31622400"), "{text}");
+    }
     let arguments = ["--procs", "1", "--nnodes", "1", "--node-rank", "1", "--", "true"];
     let output = launch(&arguments).output().unwrap();
     assert_eq!(output.status.code(), Some(2));

@@ -2,7 +2,7 @@
 //! `exchange`, which only works when all ranks find each other under the right numbers.
 //!
 //! torch comes from HQSAM_PYTHON, mpirun from PATH; without them these tests are skipped with a
-//! message, that of mpirun unless LAUNCH_TEST_MPIRUN=required. Slurm is played by what it sets,
+//! message, that of mpirun unless LAUNCH_TEST_MPIRUN=required. Slurm is played in `slurm`,
 //! Kubernetes in `manifests`. torchrun starts `hqsam` in `tests/distributed`: its ranks meet over its
 //! store.
 
@@ -27,7 +27,8 @@ pub(crate) fn free_port() -> String {
     TcpListener::bind("0.0.0.0:0").unwrap().local_addr().unwrap().port().to_string()
 }
 
-fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
+/// A program in `folder`.
+pub(crate) fn script(folder: &Path, name: &str, text: &str) -> PathBuf {
     let (path, plain) = (folder.join(name), folder.join(format!("{name}.text")));
     std::fs::write(&plain, text).unwrap();
     install(&plain, &path);
@@ -51,7 +52,7 @@ pub(crate) fn assert_arguments(folder: &Path, num_ranks: usize, arguments: &str)
 }
 
 /// One of the documented examples, with stand-ins on its PATH.
-fn example(name: &str, folder: &Path) -> Command {
+pub(crate) fn example(name: &str, folder: &Path) -> Command {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut command = Command::new(root.join("docs/launching").join(name));
     let path = std::env::var("PATH").unwrap();
@@ -105,62 +106,4 @@ fn mpirun_starts_our_ranks() {
     command.env("PRTE_ALLOW_RUN_AS_ROOT", "1").env("PRTE_ALLOW_RUN_AS_ROOT_CONFIRM", "1");
     command.env("PRTE_MCA_rmaps_default_mapping_policy", ":oversubscribe");
     assert_done(&end(spawn(&mut command)), 2);
-}
-
-/// What `srun` does on one machine: the tasks, with its variables.
-const SRUN: &str = r#"#!/bin/bash
-while [[ $1 == --* ]]; do shift; done
-for task in 0 1 2; do
-    SLURM_PROCID=$task SLURM_LOCALID=$task SLURM_NODEID=0 SLURM_STEP_NUM_TASKS=3 \
-    SLURM_STEP_TASKS_PER_NODE=3 SLURM_STEP_ID=0 SLURM_STEP_NODELIST='localhost' "$@" &
-    tasks+=($!)
-done
-for task in "${tasks[@]}"; do wait "$task" || code=$?; done
-exit ${code:-0}
-"#;
-
-#[test]
-fn the_batch_script_starts_our_ranks() {
-    let folder = tempfile::tempdir().unwrap();
-    script(folder.path(), "srun", SRUN);
-    let mut command = example("sbatch.sh", folder.path());
-    // The port follows from the job's number: another one for each run of the tests.
-    let job = std::process::id().to_string();
-    command.arg("c.toml").env("SLURM_JOB_ID", job).env("SLURM_NTASKS", "3");
-    assert_done(&end(spawn(&mut command)), 3);
-    // A job that Slurm queues again goes on.
-    assert_arguments(folder.path(), 3, "train c.toml --resume");
-}
-
-/// What `srun` does with one task on each of two machines.
-const SRUN_NODES: &str = r#"#!/bin/bash
-while [[ $1 == --* ]]; do shift; done
-for node in 0 1; do
-    SLURM_PROCID=$node SLURM_LOCALID=0 SLURM_NODEID=$node SLURM_STEP_NUM_TASKS=2 "$@" &
-    tasks+=($!)
-done
-for task in "${tasks[@]}"; do wait "$task" || code=$?; done
-exit ${code:-0}
-"#;
-
-#[test]
-fn the_batch_script_starts_launchers() {
-    let folder = tempfile::tempdir().unwrap();
-    let at = |name: &str| folder.path().join(name);
-    script(folder.path(), "srun", SRUN_NODES);
-    script(folder.path(), "scontrol", "#!/bin/sh\necho 127.0.81.20\nsleep 0.1\necho 127.0.81.21\n");
-    // The launcher starts the `hqsam` beside it.
-    install(env!("CARGO_BIN_EXE_launch").as_ref(), &at("launch"));
-    std::fs::write(at("c.toml"), "").unwrap();
-    let exchange = exchange();
-    let notes = tempfile::tempdir().unwrap();
-    let other = ["--", exchange.to_str().unwrap(), STEPS, notes.path().to_str().unwrap()];
-    for arguments in [&["c.toml"][..], &other] {
-        let mut command = example("sbatch_launch.sh", folder.path());
-        command.args(arguments).current_dir(folder.path());
-        command.env("LAUNCH", at("launch")).env("LAUNCH_RANKS", "--procs 2");
-        command.env("SLURM_JOB_NODELIST", "n[1-2]").env("SLURM_NNODES", "2");
-        assert_done(&end(spawn(command.env("SLURM_JOB_ID", "7"))), 4);
-    }
-    assert_arguments(folder.path(), 4, "train c.toml --resume");
 }
