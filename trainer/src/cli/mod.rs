@@ -136,6 +136,17 @@ pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
     one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
 }
 
+/// An error and its causes in one line, without causes that it tells already: some messages of libraries
+/// hold theirs.
+pub(crate) fn one_line(error: &anyhow::Error) -> String {
+    let texts = error.chain().map(ToString::to_string);
+    let joined = texts.reduce(|line, cause| match line.contains(&cause) {
+        true => line,
+        false => format!("{line}: {cause}"),
+    });
+    joined.unwrap_or_default()
+}
+
 /// Standard output belongs to results.
 pub(crate) fn print(text: &str) -> Result<()> {
     use std::io::Write;
@@ -154,6 +165,16 @@ mod tests {
             let name = command.get_name();
             assert!(help.contains(&format!("Example:\n  hqsam {name} ")), "{name}: {help}");
         }
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = || std::io::Error::other("no space");
+        let path = PathBuf::from("mask.pth");
+        let told = trainer::weights::WeightsError::Write { path, source: error() };
+        assert_eq!(one_line(&told.into()), "cannot write mask.pth: no space");
+        let told = anyhow::Error::from(error()).context("mask.png");
+        assert_eq!(one_line(&told), "mask.png: no space");
     }
 
     #[test]
