@@ -75,6 +75,7 @@ struct Record {
 }
 
 pub(crate) fn run(arguments: &AmgArguments, device: Device) -> Result<()> {
+    arguments.options.check()?;
     let images = images(&arguments.images)?;
     let opened = run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
     let predictor = Predictor::new(&opened.model);
@@ -86,7 +87,7 @@ pub(crate) fn run(arguments: &AmgArguments, device: Device) -> Result<()> {
             Err(error) if images.len() == 1 => return Err(error),
             Err(error) => {
                 failed += 1;
-                bar.suspend(|| tracing::warn!("{error:#}"));
+                bar.suspend(|| tracing::warn!("{}", super::one_line(&error)));
             }
         }
         bar.inc(1);
