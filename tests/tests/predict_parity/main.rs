@@ -1,6 +1,7 @@
 //! `hqsam predict` and `hqsam amg` against the published package, on a ViT of two blocks.
 
 mod amg;
+mod precision;
 mod refusals;
 mod rough_boxes;
 

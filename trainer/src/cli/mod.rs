@@ -6,6 +6,7 @@ mod eval;
 mod exit_code;
 mod export;
 mod fetch;
+mod precision;
 mod predict;
 mod serve;
 

@@ -18,8 +18,8 @@ use trainer::model::StateDict;
 use trainer::predict::{
     BoxFit, ImagePrompt, MaskMode, Prediction, Predictor, read_image, read_listed_image,
 };
-use trainer::run;
 
+use super::precision::{self, PrecisionName};
 pub(crate) use images::{ImageFile, images};
 use list::ListedObject;
 use output::{CocoIds, Format, Outputs, Target};
@@ -79,6 +79,10 @@ pub(crate) struct PredictArguments {
     /// 256 x 256, `iou_predictions`). For one image.
     #[arg(long)]
     logits: Option<PathBuf>,
+    /// Number type in which the encoder computes. Default: the one that a run was trained in, float32 for
+    /// a file.
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionName>,
     /// Encoder of a model file that does not tell its own: a published name, a run's folder, or a
     /// TOML file of sizes.
     #[arg(long)]
@@ -139,7 +143,12 @@ pub(crate) fn run(arguments: &PredictArguments, device: Device) -> Result<()> {
         arguments.boxes_from.is_some(),
         inputs.chain(lists.into_iter().flatten().map(PathBuf::as_path)),
     )?;
-    let opened = run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
+    let opened = precision::open(
+        arguments.precision,
+        &arguments.model,
+        arguments.encoder.as_deref(),
+        device,
+    )?;
     let predictor = Predictor::new(&opened.model);
     let bar = image_bar(tasks.len(), is_single);
     let (mut failed, mut tally) = (0, BoxTally::default());
