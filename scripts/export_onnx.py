@@ -19,6 +19,7 @@ goes with them as README.md. Packages: torch, segment-anything-hq, onnx, onnxrun
 import argparse
 import contextlib
 import io
+import pickle
 import sys
 import tempfile
 import warnings
@@ -55,11 +56,23 @@ class Encoder(torch.nn.Module):
         return features, torch.stack(list(intermediate))
 
 
+def read_state(path: Path) -> dict:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        sys.exit(f"cannot read {path}: {error.strerror}")
+    except (pickle.UnpicklingError, EOFError, RuntimeError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        sys.exit(f"{path} is no model that torch can load (`hqsam export RUN --format pth` makes one): {first}")
+
+
 def load(model_type: str, path: Path) -> torch.nn.Module:
+    state = read_state(path)
+    if not isinstance(state, dict):
+        sys.exit(f"{path} holds no state dict")
     # The registry prints the result of its own non-strict load.
     with contextlib.redirect_stdout(io.StringIO()):
         sam = sam_model_registry[model_type](checkpoint=None)
-    state = torch.load(path, map_location="cpu", weights_only=True)
     needed = sam.state_dict()
     missing = sorted(needed.keys() - state.keys())
     unexpected = sorted(state.keys() - needed.keys())

@@ -182,15 +182,23 @@ fn onnx_graphs_are_made_and_checked_by_the_shipped_script() {
     let text = card(&folder.join("onnx"));
     let of_model = std::fs::read_to_string(folder.join("model.md")).unwrap();
     assert!(text.starts_with(of_model.trim_end()) && text.contains("the HQ logits"), "{text}");
-    // Another model type than the file's is refused by name, and nothing is written.
-    let refused = Command::new(&python)
-        .arg(workspace_root().join("scripts/export_onnx.py"))
-        .args(["model.pth", "--model-type", "vit_b", "--output", "wrong"])
-        .current_dir(folder)
-        .output()
-        .unwrap();
-    let stderr = String::from_utf8_lossy(&refused.stderr);
-    assert!(!refused.status.success() && stderr.contains("is no vit_b HQ-SAM"), "{stderr}");
+    // Another model type than the file's is refused by name, what is no model too, and nothing is written.
+    std::fs::write(folder.join("text.pth"), "no model").unwrap();
+    for (model, words) in [
+        ("model.pth", "is no vit_b HQ-SAM"),
+        ("absent.pth", "cannot read absent.pth: No such file"),
+        ("text.pth", "text.pth is no model that torch can load"),
+    ] {
+        let refused = Command::new(&python)
+            .arg(workspace_root().join("scripts/export_onnx.py"))
+            .args([model, "--model-type", "vit_b", "--output", "wrong"])
+            .current_dir(folder)
+            .output()
+            .unwrap();
+        let stderr = String::from_utf8_lossy(&refused.stderr);
+        assert!(!refused.status.success() && stderr.contains(words), "{stderr}");
+        assert_eq!(stderr.trim().lines().count(), 1, "{stderr}");
+    }
     assert!(!folder.join("wrong").exists());
 }
 

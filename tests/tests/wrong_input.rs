@@ -5,8 +5,9 @@ use std::path::Path;
 use std::process::Command;
 
 use tch::{Device, Kind, Tensor};
-use tests::{fail, run, tiny};
-use trainer::model::{EncoderConfig, SamHq, StateDict};
+use tests::{fail, run, succeed, tiny};
+use trainer::export::{ExportFormat, export};
+use trainer::model::{EncoderConfig, SamHq, StateDict, VitConfig};
 use trainer::weights::save_pth;
 
 const CONFIG: &str = r#"
@@ -185,4 +186,56 @@ fn checkpoints_of_another_kind_are_named_by_group() {
     std::fs::write(folder.path().join("text.pth"), "not a checkpoint").unwrap();
     assert!(predict("text.pth").contains("text.pth"));
     assert!(predict("absent.pth").contains("no such"));
+}
+
+/// Names and bytes of the files in a folder.
+fn contents(folder: &Path) -> BTreeMap<std::ffi::OsString, Vec<u8>> {
+    let entries = std::fs::read_dir(folder).unwrap().map(Result::unwrap);
+    entries.map(|entry| (entry.file_name(), std::fs::read(entry.path()).unwrap())).collect()
+}
+
+#[test]
+fn a_refused_export_leaves_every_file_as_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let encoder = EncoderConfig::Vit(VitConfig {
+        img_size: 64,
+        embed_dim: 16,
+        depth: 2,
+        num_heads: 2,
+        window_size: 3,
+        global_attn_indexes: vec![1],
+        ..VitConfig::default()
+    });
+    let state = SamHq::random(&encoder, 1, Device::Cpu).state_dict();
+    let source = folder.path().join("source.safetensors");
+    export(&state, &encoder, &source, ExportFormat::Safetensors).unwrap();
+    std::os::unix::fs::symlink(&source, folder.path().join("link.safetensors")).unwrap();
+    let before = contents(folder.path());
+    let cases: [(&[&str], &str); 7] = [
+        (&["-o", "source.safetensors"], "source.safetensors: this is what the export is made of"),
+        (&["-o", "link.safetensors"], "link.safetensors: this is what the export is made of"),
+        (
+            &["--format", "pth", "-o", "source.safetensors"],
+            "source.safetensors: a file of this format must end in .pth",
+        ),
+        (&["--format", "safetensors", "-o", "out.pth"], "must end in .safetensors"),
+        (&["-o", "out.onnx"], "out.onnx: its name does not say which format"),
+        (&["-o", "out1"], "--format transformers"),
+        (&["-o", "absent/out.pth"], "absent/out.pth: No such file"),
+    ];
+    for (arguments, words) in cases {
+        let export = [&["export", "source.safetensors"], arguments].concat();
+        let error = fail(folder.path(), "hqsam", &export);
+        assert!(error.contains(words), "{arguments:?}: {error}");
+        assert_eq!(error.trim().lines().count(), 1, "{error}");
+        assert!(contents(folder.path()) == before, "{arguments:?} changed a file");
+    }
+    let _ = succeed(folder.path(), "hqsam", &["export", "source.safetensors", "-o", "out.pth"]);
+    let copy = ["export", "out.pth", "-o", "copy.safetensors", "--encoder", "encoder.toml"];
+    std::fs::write(folder.path().join("encoder.toml"), toml::to_string(&encoder).unwrap()).unwrap();
+    let _ = succeed(folder.path(), "hqsam", &copy);
+    let read = |name: &str| std::fs::read(folder.path().join(name)).unwrap();
+    assert!(read("copy.safetensors") == read("source.safetensors"), "not the same model");
+    let is_hidden = |name: &std::ffi::OsString| name.as_encoded_bytes()[0] == b'.';
+    assert!(!contents(folder.path()).keys().any(is_hidden), "a staged file is left");
 }

@@ -32,7 +32,7 @@ fn main() -> ExitCode {
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| cli::run(arguments)));
     let (message, code) = match outcome {
         Ok(Ok(())) => return ExitCode::SUCCESS,
-        Ok(Err(error)) => (format!("{error:#}"), cli::exit_code(&error)),
+        Ok(Err(error)) => (cli::one_line(&error), cli::exit_code(&error)),
         Err(panic) => {
             (format!("internal error: {}", panic_line(panic.as_ref())), ExitCode::FAILURE)
         }

@@ -74,13 +74,15 @@ pub fn file_sha256(path: &Path) -> std::io::Result<String> {
 /// # Errors
 /// A checkpoint that is missing, of another kind or of other sizes.
 pub fn load_frozen_sam(config: &TrainConfig, device: Device) -> Result<(SamHq, String), RunError> {
-    let precision = config.train.encoder_precision();
-    if precision == Precision::BFloat16 && !multiplies_bf16(device) {
-        tracing::warn!(
-            "train.bf16: this processor has no bfloat16 products, so they run in float32 on \
-             rounded values: nothing is gained in speed"
-        );
-    }
+    load_frozen_sam_in(config.train.encoder_precision(), config, device)
+}
+
+fn load_frozen_sam_in(
+    precision: Precision,
+    config: &TrainConfig,
+    device: Device,
+) -> Result<(SamHq, String), RunError> {
+    warn_without_products(precision, device);
     let encoder = config.model.encoder.resolve().map_err(|error| RunError::NotUsable {
         path: PathBuf::from("model.encoder"),
         problem: error.to_string(),
@@ -121,6 +123,15 @@ pub fn load_frozen_sam(config: &TrainConfig, device: Device) -> Result<(SamHq, S
     let file = weights::tensor_file(path);
     let sha256 = file_sha256(&file).map_err(|source| CheckpointError::Io { path: file, source })?;
     Ok((model, sha256))
+}
+
+fn warn_without_products(precision: Precision, device: Device) {
+    if precision == Precision::BFloat16 && !multiplies_bf16(device) {
+        tracing::warn!(
+            "bfloat16: this processor has no bfloat16 products, so they run in float32 on rounded \
+             values: nothing is gained in speed"
+        );
+    }
 }
 
 /// The model of a file; where the tensors do not fit, the encoder they would fit is named.
@@ -231,15 +242,29 @@ pub fn open_model(
     encoder: Option<&str>,
     device: Device,
 ) -> Result<OpenModel, RunError> {
+    open_model_in(None, path, encoder, device)
+}
+
+/// [`open_model`] with the frozen encoder in `precision`. Without one a run has that in which it was
+/// trained, and a file float32.
+///
+/// # Errors
+/// As [`open_model`].
+pub fn open_model_in(
+    precision: Option<Precision>,
+    path: &Path,
+    encoder: Option<&str>,
+    device: Device,
+) -> Result<OpenModel, RunError> {
     if let Some(url) = store_url(path) {
-        open_stored(url, device)
+        open_stored(precision, url, device)
     } else if path.is_dir() && !weights::is_transformers_folder(path) {
-        open_run(path, device)
+        open_run(precision, path, device)
     } else if let Some(run_dir) = run_of_checkpoint(path) {
         let found = (path.to_owned(), checkpoint::load(path)?);
-        open_checkpoint(read_config(run_dir)?, Some(run_dir), found, device)
+        open_checkpoint(precision, read_config(run_dir)?, Some(run_dir), found, device)
     } else {
-        open_file(path, encoder, device)
+        open_file(precision.unwrap_or_default(), path, encoder, device)
     }
 }
 
@@ -266,10 +291,14 @@ pub fn read_config(run_dir: &Path) -> Result<TrainConfig, RunError> {
         .map_err(|error| RunError::NotUsable { path, problem: error.to_string() })
 }
 
-fn open_run(run_dir: &Path, device: Device) -> Result<OpenModel, RunError> {
+fn open_run(
+    precision: Option<Precision>,
+    run_dir: &Path,
+    device: Device,
+) -> Result<OpenModel, RunError> {
     let config = read_config(run_dir)?;
     let found = newest(checkpoint::load_newest(run_dir)?, run_dir)?;
-    open_checkpoint(config, Some(run_dir), found, device)
+    open_checkpoint(precision, config, Some(run_dir), found, device)
 }
 
 /// `path` as the URL of a run in an object store, if it is one.
@@ -279,7 +308,11 @@ pub fn store_url(path: &Path) -> Option<&str> {
 }
 
 /// The newest checkpoint of the run in a store, or the one whose small object is named.
-fn open_stored(url: &str, device: Device) -> Result<OpenModel, RunError> {
+fn open_stored(
+    precision: Option<Precision>,
+    url: &str,
+    device: Device,
+) -> Result<OpenModel, RunError> {
     let refuse = |problem: &str| RunError::NotUsable {
         path: PathBuf::from(url),
         problem: problem.to_owned(),
@@ -296,7 +329,7 @@ fn open_stored(url: &str, device: Device) -> Result<OpenModel, RunError> {
         Some((_, name)) => store.load(&format!("checkpoints/{name}"))?,
         None => newest(store.load_newest()?, Path::new(url))?,
     };
-    open_checkpoint(config, None, found, device)
+    open_checkpoint(precision, config, None, found, device)
 }
 
 fn newest(
@@ -313,12 +346,14 @@ fn newest(
 }
 
 fn open_checkpoint(
+    precision: Option<Precision>,
     config: TrainConfig,
     folder: Option<&Path>,
     (newest, checkpoint): Found,
     device: Device,
 ) -> Result<OpenModel, RunError> {
-    let (model, sam_sha256) = load_frozen_sam(&config, device)?;
+    let precision = precision.unwrap_or(config.train.encoder_precision());
+    let (model, sam_sha256) = load_frozen_sam_in(precision, &config, device)?;
     let refuse = |problem| RunError::NotUsable { path: newest.clone(), problem };
     if checkpoint.info.sam_sha256 != sam_sha256 {
         return Err(refuse(
@@ -331,7 +366,12 @@ fn open_checkpoint(
     Ok(OpenModel { model, encoder, origin, config: Some(config), folder })
 }
 
-fn open_file(path: &Path, encoder: Option<&str>, device: Device) -> Result<OpenModel, RunError> {
+fn open_file(
+    precision: Precision,
+    path: &Path,
+    encoder: Option<&str>,
+    device: Device,
+) -> Result<OpenModel, RunError> {
     let refuse = |problem: String| RunError::NotUsable { path: path.to_owned(), problem };
     if !path.exists() {
         return Err(refuse("no such run or model file".into()));
@@ -345,7 +385,8 @@ fn open_file(path: &Path, encoder: Option<&str>, device: Device) -> Result<OpenM
         return Err(refuse(format!("is {}, not a merged HQ-SAM model; {hint}", describe(&loaded))));
     }
     let encoder = encoder_of(path, &loaded, encoder)?;
-    let model = build(path, loaded, &encoder, Precision::Float32, HqInit::FromState, device)?;
+    warn_without_products(precision, device);
+    let model = build(path, loaded, &encoder, precision, HqInit::FromState, device)?;
     let origin = path.display().to_string();
     Ok(OpenModel { model, encoder, origin, config: None, folder: None })
 }

@@ -32,6 +32,7 @@ use std::ops::Range;
 
 use image::codecs::png::{CompressionType, FilterType, PngEncoder};
 use image::error::{ImageError, LimitErrorKind};
+use image::metadata::Orientation;
 use image::{
     DynamicImage, ExtendedColorType, ImageDecoder, ImageEncoder, ImageFormat, ImageReader,
 };
@@ -86,6 +87,21 @@ pub fn decode_image(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbRaster, Re
     match turbo::Jpeg::open(bytes, limits).and_then(|jpeg| jpeg.decode()) {
         Some(image) => Ok(image),
         None => decode_any(bytes, limits),
+    }
+}
+
+/// [`decode_image`] without turning the picture upright: its rows and columns are those of the file,
+/// as in annotations that were made by a program that does not read EXIF data.
+///
+/// # Errors
+/// As [`decode_image`].
+pub fn decode_image_as_stored(
+    bytes: &[u8],
+    limits: &DecodeLimits,
+) -> Result<RgbRaster, RejectReason> {
+    match turbo::Jpeg::open(bytes, limits).and_then(|jpeg| jpeg.into_stored().decode()) {
+        Some(image) => Ok(image),
+        None => decode_as_stored(bytes, limits).map(|(image, _)| raster(image)),
     }
 }
 
@@ -192,9 +208,13 @@ impl Rows<u8> for ImageRows<'_> {
 }
 
 fn decode_any(bytes: &[u8], limits: &DecodeLimits) -> Result<RgbRaster, RejectReason> {
-    let pixels = decode(bytes, limits)?.into_rgb8();
+    decode(bytes, limits).map(raster)
+}
+
+fn raster(image: DynamicImage) -> RgbRaster {
+    let pixels = image.into_rgb8();
     let (width, height) = (pixels.width() as usize, pixels.height() as usize);
-    Ok(RgbRaster { height, width, pixels: pixels.into_raw() })
+    RgbRaster { height, width, pixels: pixels.into_raw() }
 }
 
 /// Decodes a JPEG or PNG file to an upright mask, 0 background to 255 foreground.
@@ -245,6 +265,16 @@ pub fn encode_mask_png(mask: &Mask255) -> Vec<u8> {
 }
 
 fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<DynamicImage, RejectReason> {
+    let (mut image, orientation) = decode_as_stored(bytes, limits)?;
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+/// The picture as it lies in the file, and how it is turned upright.
+fn decode_as_stored(
+    bytes: &[u8],
+    limits: &DecodeLimits,
+) -> Result<(DynamicImage, Orientation), RejectReason> {
     limits.check_file(bytes.len() as u64)?;
     let reader = ImageReader::new(Cursor::new(bytes))
         .with_guessed_format()
@@ -269,9 +299,7 @@ fn decode(bytes: &[u8], limits: &DecodeLimits) -> Result<DynamicImage, RejectRea
         return Err(RejectReason::Unreadable { detail: "no pixels".to_owned() });
     }
     let orientation = decoder.orientation().map_err(reject)?;
-    let mut decoded = DynamicImage::from_decoder(decoder).map_err(reject)?;
-    decoded.apply_orientation(orientation);
-    Ok(decoded)
+    Ok((DynamicImage::from_decoder(decoder).map_err(reject)?, orientation))
 }
 
 fn unreadable(error: &dyn std::error::Error) -> RejectReason {

@@ -60,6 +60,11 @@ impl<'a> Jpeg<'a> {
         Some(Self { bytes, decoder, orientation })
     }
 
+    /// The same file without what its EXIF data say of its orientation.
+    pub(super) fn into_stored(self) -> Self {
+        Self { orientation: Orientation::NoTransforms, ..self }
+    }
+
     /// Height and width of the upright picture.
     pub(super) fn size_hw(&self) -> (usize, usize) {
         let frame = self.decoder.header();

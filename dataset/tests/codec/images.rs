@@ -1,7 +1,9 @@
 //! Images: colour modes, orientations, the pixels of JPEG files, scaled decodes.
 
 use dataset::augment::LargeScaleJitter;
-use dataset::codec::{ImageFile, StoredMask, decode_image, decode_mask, encode_mask_png};
+use dataset::codec::{
+    ImageFile, StoredMask, decode_image, decode_image_as_stored, decode_mask, encode_mask_png,
+};
 use dataset::raster::{Mask255, RgbRaster};
 use dataset::rng::{Draw, sample_rng};
 use image::{GrayImage, ImageBuffer, Luma, Rgb, RgbImage, Rgba, RgbaImage};
@@ -160,13 +162,18 @@ fn all_eight_orientations_turn_image_and_mask_upright() {
         image::ImageEncoder::set_exif_metadata(&mut encoder, exif(orientation)).unwrap();
         mask.write_with_encoder(encoder).unwrap();
 
-        let found = decode_image(&with_orientation(&jpeg(&image), orientation), &limits()).unwrap();
+        let (plain, turned) = (jpeg(&image), with_orientation(&jpeg(&image), orientation));
+        let stored = decode_image_as_stored(&turned, &limits()).unwrap();
+        assert_eq!(stored, decode_image(&plain, &limits()).unwrap(), "orientation {orientation}");
+        let found = decode_image(&turned, &limits()).unwrap();
         assert_eq!((found.height, found.width), (16, 24), "orientation {orientation}");
         let errors = found.pixels.iter().zip(upright.as_raw()).map(|(a, b)| a.abs_diff(*b));
         assert!(errors.max() <= Some(12), "orientation {orientation}");
         let found = decode_mask(&png_mask, &limits()).unwrap();
         assert_eq!((found.height, found.width), (16, 24), "orientation {orientation}");
         assert_eq!(&found.pixels, shape.as_raw(), "orientation {orientation}");
+        let stored = decode_image_as_stored(&png_mask, &limits()).unwrap();
+        assert_eq!((stored.height as u32, stored.width as u32), (height, width));
         // What is stored is upright and says nothing of orientation.
         let stored = encode_mask_png(&found);
         assert_eq!(decode_mask(&stored, &limits()).unwrap(), found);

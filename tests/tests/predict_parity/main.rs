@@ -1,6 +1,9 @@
 //! `hqsam predict` and `hqsam amg` against the published package, on a ViT of two blocks.
 
 mod amg;
+mod precision;
+mod refusals;
+mod rough_boxes;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -269,49 +272,6 @@ fn folders_lists_and_objects_write_a_mask_each() {
     assert!(
         folder.join("listed/more/b.png.png").is_file() && !folder.join("listed/a.png.png").exists()
     );
-}
-
-#[test]
-fn what_cannot_be_predicted_is_said_in_one_line() {
-    let folder = tempfile::tempdir().unwrap();
-    let folder = folder.path();
-    save_image(&folder.join("a.png"), (90, 120));
-    save_image(&folder.join("other.png"), (80, 120));
-    std::fs::create_dir(folder.join("empty")).unwrap();
-    let model = SamHq::random(&EncoderConfig::Vit(vit(256)), 4, Device::Cpu);
-    save_pth(&folder.join("model.pth"), &model.state_dict()).unwrap();
-    std::fs::create_dir(folder.join("more")).unwrap();
-    save_image(&folder.join("more/a.png"), (90, 120));
-    std::fs::write(folder.join("none.json"), r#"{"a.png": []}"#).unwrap();
-    let cases: [(&[&str], &str); 11] = [
-        (
-            &["a.png", "more/a.png", "--box", "1,1,9,9", "-o", "out"],
-            "a.png and more/a.png would both be written as a.png",
-        ),
-        (
-            &["a.png", "--prompts", "none.json", "--logits", "l.safetensors"],
-            "a.png: --logits: the list has no prompt for this image",
-        ),
-        (
-            &["a.png", "--box", "1,1,500,20"],
-            "a.png: the box 1,1,500,20 is not within the image of 120 x 90",
-        ),
-        (&["a.png", "--point", "121,1"], "not within the image of 120 x 90"),
-        (&["a.png", "--box", "9,9,9,20"], "is empty"),
-        (&["a.png"], "no prompt"),
-        (&["a.png", "--box", "1,1,9,9", "-o", "mask.jpg"], "mask.jpg: the mask of one image"),
-        (&["a.png", "--mask", "other.png"], "120 x 80 pixels, the image 120 x 90"),
-        (&["a.png", "--box", "1,1,9,9", "--box", "2,2,9,9", "--point", "1,1"], "--object"),
-        (&["empty", "--box", "1,1,9,9"], "no image in this folder"),
-        (&["absent.png", "--box", "1,1,9,9"], "no such image or folder"),
-    ];
-    for (arguments, expected) in cases {
-        let error = fail(folder, "hqsam", &[&["predict", "model.pth"], arguments].concat());
-        assert!(error.contains(expected), "{arguments:?}: {error}");
-        assert_eq!(error.trim().lines().count(), 1, "{error}");
-    }
-    let error = fail(folder, "hqsam", &["amg", "model.pth", "a.png", "more", "-o", "out"]);
-    assert!(error.contains("would both be written as a.png"), "{error}");
 }
 
 #[test]

@@ -178,7 +178,7 @@ fn everything_else_is_refused_with_a_status_and_one_line() {
         ("POST /api/images\nContent-Type: text/plain", b"x", 415, "image/jpeg"),
         ("POST /api/images", b"x", 415, "image/jpeg"),
         (png, b"no picture", 415, ""),
-        (png, &large, 413, "pixels"),
+        (png, &large, 413, "--max-megapixels"),
         (
             "POST /api/images\nContent-Type: image/png\nContent-Length: 99000000",
             b"",
@@ -187,8 +187,8 @@ fn everything_else_is_refused_with_a_status_and_one_line() {
         ),
         (prompt, b"{\"points\": [[1, 2]]}", 400, "no prompt"),
         (prompt, b"{\"points\": [[5, 5, 7]]}", 400, "label"),
-        (prompt, b"{}", 422, "no prompt"),
-        (prompt, b"{\"box\": [1, 1, 900, 20]}", 422, "not within the image of 320 x 240"),
+        (prompt, b"{}", 422, "no prompt: a box, a point or a mask is needed"),
+        (prompt, b"{\"box\": [400, 1, 900, 20]}", 422, "not within the image of 320 x 240"),
         (prompt, b"{\"points\": [[5, 5, 1]], \"refine\": 77}", 404, "no longer kept"),
         (
             "POST /api/images/99/masks\nContent-Type: application/json",
@@ -203,6 +203,13 @@ fn everything_else_is_refused_with_a_status_and_one_line() {
         assert!(answer.contains(text), "{head}: {answer}");
         assert_eq!(answer.trim().lines().count(), 1, "{head}: {answer}");
     }
+    // A box that was drawn over the edge ends there.
+    let areas = [&b"{\"box\": [-9, 1, 900, 20]}"[..], b"{\"box\": [0, 1, 320, 20]}"].map(|body| {
+        let (status, _, answer) = ask(&server, prompt, body);
+        assert_eq!(status, 200, "{answer}");
+        serde_json::from_str::<Value>(&answer).unwrap()["hq"]["area"].clone()
+    });
+    assert_eq!(areas[0], areas[1]);
     // A length that was not announced is counted.
     let chunk =
         [format!("{:x}\r\n", (1 << 20) + 1).into_bytes(), vec![b'x'; (1 << 20) + 1]].concat();

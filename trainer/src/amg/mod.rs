@@ -26,6 +26,13 @@ use crate::rle::{Rle, Runs};
 const CPU_POINTS_AT_ONCE: usize = 16;
 const PIXELS_AT_ONCE: usize = 1 << 25;
 
+/// A million points, of which each gives up to three masks.
+const MAX_POINTS_PER_SIDE: usize = 1024;
+/// Each takes about 60 MiB at published sizes.
+const MAX_POINTS_PER_BATCH: usize = 4096;
+/// A layer more has four times the crops, each through the encoder.
+const MAX_LAYERS: u32 = 6;
+
 /// The published generator's options with its names and defaults.
 #[derive(Clone, Debug, PartialEq, clap::Args)]
 pub struct AmgOptions {
@@ -64,6 +71,48 @@ pub struct AmgOptions {
     pub min_mask_region_area: u64,
 }
 
+impl AmgOptions {
+    /// Whether masks can be generated with these options.
+    ///
+    /// # Errors
+    /// Numbers that are not finite or out of range, or under which no point is left.
+    pub fn check(&self) -> Result<(), PredictError> {
+        let refuse = |problem: String| Err(PredictError::Prompt(problem));
+        for (option, value) in [
+            ("pred-iou-thresh", self.pred_iou_thresh.into()),
+            ("stability-score-thresh", self.stability_score_thresh.into()),
+            ("stability-score-offset", self.stability_score_offset.into()),
+            ("box-nms-thresh", self.box_nms_thresh),
+            ("crop-nms-thresh", self.crop_nms_thresh),
+        ] {
+            if !f64::is_finite(value) {
+                return refuse(format!("--{option} {value}: a finite number is needed"));
+            }
+        }
+        for (option, value, most) in [
+            ("points-per-side", self.points_per_side, MAX_POINTS_PER_SIDE),
+            ("points-per-batch", self.points_per_batch, MAX_POINTS_PER_BATCH),
+        ] {
+            if !(1..=most).contains(&value) {
+                return refuse(format!("--{option} {value}: 1 to {most} are possible"));
+            }
+        }
+        if self.crop_n_points_downscale_factor == 0 {
+            return refuse("--crop-n-points-downscale-factor is at least 1".into());
+        }
+        if self.crop_n_layers > MAX_LAYERS {
+            return refuse(format!("--crop-n-layers is at most {MAX_LAYERS}: 4,096 crops"));
+        }
+        if !(0.0..1.0).contains(&self.crop_overlap_ratio) {
+            return refuse("--crop-overlap-ratio is at least 0 and below 1".into());
+        }
+        if points_per_side(self, self.crop_n_layers) == 0 {
+            return refuse("--points-per-side leaves no point in the last layer of crops".into());
+        }
+        Ok(())
+    }
+}
+
 /// A mask found without a prompt of the user.
 #[derive(Clone, Debug, PartialEq)]
 pub struct GeneratedMask {
@@ -91,7 +140,7 @@ pub fn generate(
     options: &AmgOptions,
     mode: MaskMode,
 ) -> Result<Vec<GeneratedMask>, PredictError> {
-    check(options)?;
+    options.check()?;
     let size = (image.height, image.width);
     let crops = crops(size, options.crop_n_layers, options.crop_overlap_ratio);
     let mut masks = Vec::new();
@@ -109,25 +158,6 @@ pub fn generate(
         masks = clean(masks, options);
     }
     Ok(masks)
-}
-
-fn check(options: &AmgOptions) -> Result<(), PredictError> {
-    let refuse = |problem: &str| Err(PredictError::Prompt(problem.into()));
-    /// A layer more has four times the crops, each through the encoder.
-    const MAX_LAYERS: u32 = 6;
-    if options.points_per_batch == 0 || options.crop_n_points_downscale_factor == 0 {
-        return refuse("--points-per-batch and --crop-n-points-downscale-factor are at least 1");
-    }
-    if options.crop_n_layers > MAX_LAYERS {
-        return refuse("--crop-n-layers is at most 6: 4,096 crops");
-    }
-    if !(0.0..1.0).contains(&options.crop_overlap_ratio) {
-        return refuse("--crop-overlap-ratio is at least 0 and below 1");
-    }
-    if points_per_side(options, options.crop_n_layers) == 0 {
-        return refuse("--points-per-side leaves no point in the last layer of crops");
-    }
-    Ok(())
 }
 
 fn points_per_side(options: &AmgOptions, layer: u32) -> usize {
@@ -266,4 +296,43 @@ fn cropped(image: &RgbRaster, [x0, y0, x1, y1]: [usize; 4]) -> RgbRaster {
     let rows = image.pixels.chunks_exact(image.width * 3).skip(y0).take(y1 - y0);
     let pixels = rows.flat_map(|row| &row[3 * x0..3 * x1]).copied().collect();
     RgbRaster { height: y1 - y0, width: x1 - x0, pixels }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Call {
+        #[command(flatten)]
+        options: AmgOptions,
+    }
+
+    #[test]
+    fn options_without_a_meaning_are_refused_by_name() {
+        let check = |option: &str, value: &str| {
+            Call::parse_from(["amg", &format!("--{option}={value}")]).options.check()
+        };
+        for (option, value) in [
+            ("points-per-side", "99999999999"),
+            ("points-per-side", "0"),
+            ("points-per-batch", "0"),
+            ("points-per-batch", "99999999999"),
+            ("pred-iou-thresh", "nan"),
+            ("stability-score-thresh", "inf"),
+            ("stability-score-offset", "nan"),
+            ("box-nms-thresh", "nan"),
+            ("crop-nms-thresh", "-inf"),
+            ("crop-n-layers", "7"),
+            ("crop-overlap-ratio", "nan"),
+            ("crop-n-points-downscale-factor", "0"),
+        ] {
+            let error = check(option, value).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("--{option} ")), "{option}={value}: {error}");
+        }
+        assert!(check("points-per-side", "1024").is_ok());
+        assert!(check("stability-score-offset", "0").is_ok());
+    }
 }

@@ -12,8 +12,8 @@ use tch::Device;
 use trainer::amg::{AmgOptions, GeneratedMask, generate};
 use trainer::predict::{MaskMode, Predictor, overlay, read_image};
 use trainer::rle::Segmentation;
-use trainer::run;
 
+use super::precision::{self, PrecisionName};
 use super::predict::{ImageFile, image_bar, images, write_json, write_png};
 
 #[derive(Args)]
@@ -38,6 +38,10 @@ pub(crate) struct AmgArguments {
     /// Which logits become the masks; `sam` judges all three masks of each point.
     #[arg(long, value_enum, default_value = "sum")]
     mode: MaskMode,
+    /// Number type in which the encoder computes. Default: the one that a run was trained in, float32 for
+    /// a file.
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionName>,
     /// Encoder of a model file that does not tell its own: a published name, a run's folder, or a
     /// TOML file of sizes.
     #[arg(long)]
@@ -75,8 +79,14 @@ struct Record {
 }
 
 pub(crate) fn run(arguments: &AmgArguments, device: Device) -> Result<()> {
+    arguments.options.check()?;
     let images = images(&arguments.images)?;
-    let opened = run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
+    let opened = precision::open(
+        arguments.precision,
+        &arguments.model,
+        arguments.encoder.as_deref(),
+        device,
+    )?;
     let predictor = Predictor::new(&opened.model);
     let bar = image_bar(images.len(), images.len() == 1);
     let (mut masks, mut failed) = (0, 0);
@@ -86,7 +96,7 @@ pub(crate) fn run(arguments: &AmgArguments, device: Device) -> Result<()> {
             Err(error) if images.len() == 1 => return Err(error),
             Err(error) => {
                 failed += 1;
-                bar.suspend(|| tracing::warn!("{error:#}"));
+                bar.suspend(|| tracing::warn!("{}", super::one_line(&error)));
             }
         }
         bar.inc(1);

@@ -4,22 +4,20 @@ mod amg;
 mod bench;
 mod eval;
 mod exit_code;
+mod export;
 mod fetch;
+mod precision;
 mod predict;
 mod serve;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Parser, Subcommand};
 use launch::rank_env::{RankEnv, restart_count, stop_flag};
 use pipeline::fetch::FetchArguments;
 use tch::Device;
-use trainer::checkpoint;
 use trainer::config::TrainConfig;
-use trainer::export::{ExportFormat, export};
-use trainer::model_card::ModelCard;
-use trainer::run::{self, OpenModel};
 use trainer::train::{Outcome, TrainError, TrainOptions, train};
 
 pub(crate) use self::exit_code::exit_code;
@@ -49,7 +47,7 @@ enum Command {
     #[command(
         after_help = "Example:\n  hqsam export runs/mine --format safetensors -o model.safetensors"
     )]
-    Export(ExportArguments),
+    Export(export::ExportArguments),
     /// Predict masks of boxes, points and masks on images.
     #[command(
         after_help = "Example:\n  hqsam predict runs/mine photo.jpg --box 10,20,300,400 -o mask.png\n  hqsam predict runs/mine photos --prompts list.csv -o masks"
@@ -83,26 +81,6 @@ struct TrainArguments {
     resume: bool,
 }
 
-#[derive(Args)]
-struct ExportArguments {
-    /// Folder or URL of a run, a checkpoint in it, or a merged HQ-SAM file to convert.
-    #[arg(value_parser = run_or_file)]
-    model: PathBuf,
-    /// SAM that `model`, a mask decoder of the published trainer, belongs into.
-    #[arg(long)]
-    sam: Option<PathBuf>,
-    /// File format.
-    #[arg(long, value_enum, default_value = "pth")]
-    format: ExportFormat,
-    /// Output file, or folder for `transformers`. Default: `hqsam.<format>` inside the run.
-    #[arg(short, long)]
-    output: Option<PathBuf>,
-    /// Encoder of a model file that does not tell its own: a published name, a run's folder, or a
-    /// TOML file of sizes.
-    #[arg(long)]
-    encoder: Option<String>,
-}
-
 pub(crate) fn run(arguments: Arguments) -> Result<()> {
     let rank_env = RankEnv::from_env()?;
     if let Some(rank_env) = &rank_env {
@@ -113,7 +91,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<()> {
     match arguments.command {
         Command::Train(train) => run_train(&train, device, rank_env),
         Command::Eval(arguments) => eval::run(&arguments, device, rank_env.as_ref()),
-        Command::Export(export) => run_export(&export, device),
+        Command::Export(arguments) => export::run(&arguments, device),
         Command::Predict(predict) => predict::run(&predict, device),
         Command::Amg(amg) => amg::run(&amg, device),
         Command::Serve(serve) => serve::run(&serve, device),
@@ -151,46 +129,26 @@ fn run_train(arguments: &TrainArguments, device: Device, rank_env: Option<RankEn
     Ok(())
 }
 
-fn run_export(arguments: &ExportArguments, device: Device) -> Result<()> {
-    let OpenModel { model, encoder, origin, config, folder } = match &arguments.sam {
-        Some(sam) => run::open_merged(&arguments.model, sam, arguments.encoder.as_deref(), device)?,
-        None => run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?,
-    };
-    let output = match (&arguments.output, &folder) {
-        (Some(output), _) => output.clone(),
-        (None, Some(run)) => run.join(arguments.format.default_name()),
-        (None, None) if config.is_some() => {
-            bail!("-o is missing: the run lies in a store; name the file or folder to write")
-        }
-        (None, None) => bail!("-o is missing: name the file or folder to write"),
-    };
-    let state = model.state_dict();
-    export(&state, &encoder, &output, arguments.format)?;
-    let card = ModelCard {
-        origin: &origin,
-        encoder: &encoder,
-        format: arguments.format,
-        hq_sha256: &checkpoint::digest(&model.hq_parameters().into_iter().collect()),
-        config: config.as_ref(),
-        folder: folder.as_deref(),
-    };
-    let card_path = match output.is_dir() {
-        true => output.join("README.md"),
-        false => output.with_extension("md"),
-    };
-    std::fs::write(&card_path, card.text()).with_context(|| card_path.display().to_string())?;
-    print(&format!(
-        "{} ({} tensors, from {origin}), read back and compared; card {}",
-        output.display(),
-        state.len(),
-        card_path.display()
-    ))
-}
-
 /// A run or a file of weights as it is named on the command line: `file:///folder` is that folder,
 /// as in a configuration.
 fn run_or_file(text: &str) -> Result<PathBuf, std::convert::Infallible> {
     Ok(PathBuf::from(pipeline::store::without_file_scheme(text)))
+}
+
+/// Whether both are there and are the same file or folder.
+pub(crate) fn is_same_file(one: &Path, other: &Path) -> bool {
+    one.canonicalize().is_ok_and(|one| other.canonicalize().is_ok_and(|other| one == other))
+}
+
+/// An error and its causes in one line, without causes that it tells already: some messages of libraries
+/// hold theirs.
+pub(crate) fn one_line(error: &anyhow::Error) -> String {
+    let texts = error.chain().map(ToString::to_string);
+    let joined = texts.reduce(|line, cause| match line.contains(&cause) {
+        true => line,
+        false => format!("{line}: {cause}"),
+    });
+    joined.unwrap_or_default()
 }
 
 /// Standard output belongs to results.
@@ -211,6 +169,16 @@ mod tests {
             let name = command.get_name();
             assert!(help.contains(&format!("Example:\n  hqsam {name} ")), "{name}: {help}");
         }
+    }
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let error = || std::io::Error::other("no space");
+        let path = PathBuf::from("mask.pth");
+        let told = trainer::weights::WeightsError::Write { path, source: error() };
+        assert_eq!(one_line(&told.into()), "cannot write mask.pth: no space");
+        let told = anyhow::Error::from(error()).context("mask.png");
+        assert_eq!(one_line(&told), "mask.png: no space");
     }
 
     #[test]

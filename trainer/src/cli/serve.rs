@@ -12,6 +12,8 @@ use tch::Device;
 use trainer::run;
 use trainer::serve::{ServeError, ServeOptions, serve};
 
+use super::precision::{self, PrecisionName};
+
 #[derive(Args)]
 pub(crate) struct ServeArguments {
     /// Folder or URL of a run, a checkpoint in it, or a merged HQ-SAM file.
@@ -36,6 +38,10 @@ pub(crate) struct ServeArguments {
     /// Most pixels of such a picture, in millions.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=200))]
     max_megapixels: u16,
+    /// Number type in which the encoder computes. Default: the one that a run was trained in, float32 for
+    /// a file.
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionName>,
     /// Encoder of a model file that does not tell its own: a published name, a run's folder, or a
     /// TOML file of sizes.
     #[arg(long)]
@@ -61,7 +67,12 @@ pub(crate) fn run(arguments: &ServeArguments, device: Device) -> Result<()> {
     if let Some(run) = arguments.run.as_ref().filter(|run| !run.is_dir()) {
         return Err(ServeError::Run(run.clone()).into());
     }
-    let opened = run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
+    let opened = precision::open(
+        arguments.precision,
+        &arguments.model,
+        arguments.encoder.as_deref(),
+        device,
+    )?;
     if arguments.run.is_none() && run::store_url(&arguments.model).is_some() {
         tracing::info!(
             "curves and pictures are shown of runs in folders only: name the folder of the run's logs \

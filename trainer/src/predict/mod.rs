@@ -8,8 +8,9 @@
 
 use std::path::{Path, PathBuf};
 
-use dataset::codec::{DecodeLimits, decode_image};
+use dataset::codec::{DecodeLimits, decode_image, decode_image_as_stored};
 use dataset::raster::{Mask255, RgbRaster};
+use dataset::verify::RejectReason;
 use tch::{Device, Kind, Tensor};
 
 mod overlay;
@@ -18,7 +19,7 @@ mod resize;
 
 pub use overlay::overlay;
 pub(crate) use prompt::single_points;
-pub use prompt::{ImagePrompt, MaskInput};
+pub use prompt::{BoxFit, ImagePrompt, MaskInput};
 use resize::resize_longest_side;
 
 use crate::model::{DecodeOutput, ImageFeatures, PromptBatch, SamHq};
@@ -90,14 +91,55 @@ impl Prediction {
     }
 }
 
-/// Reads an image of any mode the codec takes.
+/// Reads an image of any mode the codec takes, upright.
 ///
 /// # Errors
 /// An unreadable file, with the reason.
 pub fn read_image(path: &Path) -> Result<RgbRaster, PredictError> {
+    read(path, None)
+}
+
+/// Reads an image of which a list of boxes tells width and height. Some lists are made without regard
+/// to EXIF data: where only the picture as it lies in its file has that size, it is not turned upright.
+///
+/// # Errors
+/// As [`read_image`], and a picture of another size.
+pub fn read_listed_image(path: &Path, size_wh: (usize, usize)) -> Result<RgbRaster, PredictError> {
+    read(path, Some(size_wh))
+}
+
+fn read(path: &Path, listed_wh: Option<(usize, usize)>) -> Result<RgbRaster, PredictError> {
     let problem = |problem: String| PredictError::Image { path: path.to_owned(), problem };
     let bytes = std::fs::read(path).map_err(|error| problem(error.to_string()))?;
-    decode_image(&bytes, &DecodeLimits::default()).map_err(|reason| problem(reason.to_string()))
+    let limits = DecodeLimits::default();
+    let upright = decode_image(&bytes, &limits).map_err(|reason| problem(refusal_text(&reason)))?;
+    let found = (upright.width, upright.height);
+    let Some(listed) = listed_wh.filter(|listed| *listed != found) else { return Ok(upright) };
+    if listed == (found.1, found.0) {
+        let stored = decode_image_as_stored(&bytes, &limits)
+            .map_err(|reason| problem(refusal_text(&reason)))?;
+        if listed == (stored.width, stored.height) {
+            return Ok(stored);
+        }
+    }
+    Err(problem(format!(
+        "its boxes are of a picture of {} x {} pixels (width x height), and it has {} x {}: another \
+         file, or one that was resized",
+        listed.0, listed.1, found.0, found.1
+    )))
+}
+
+/// A limit of the codec is a setting of builds, which a prediction does not have.
+pub(crate) fn refusal_text(reason: &RejectReason) -> String {
+    match reason {
+        RejectReason::TooLarge { height, width, max_pixels } => {
+            format!("{width} x {height} pixels are more than {max_pixels}: shrink the picture")
+        }
+        RejectReason::FileTooLarge { bytes, max_file_bytes } => {
+            format!("{bytes} bytes are more than {max_file_bytes}: recompress the picture")
+        }
+        other => other.to_string(),
+    }
 }
 
 /// Applies a model to images.

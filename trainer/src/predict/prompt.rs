@@ -93,7 +93,31 @@ impl MaskInput {
     }
 }
 
+/// How a prompt's box lies on its image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BoxFit {
+    /// Within it, or there is no box.
+    Inside,
+    /// It stuck out and was cut at the edges.
+    Cut,
+    /// Without width or height, or beside the image.
+    Empty,
+}
+
 impl ImagePrompt {
+    /// Cuts the box at the edges of an image of that height and width. One of which nothing would be
+    /// left stays as it is, to be named as it was given.
+    pub fn fit_box(&mut self, (height, width): (usize, usize)) -> BoxFit {
+        let Some(given) = self.box_xyxy else { return BoxFit::Inside };
+        let sides = [width, height, width, height];
+        let cut = std::array::from_fn(|at| given[at].clamp(0.0, sides[at] as f32));
+        if cut[0] >= cut[2] || cut[1] >= cut[3] || given.iter().any(|at| at.is_nan()) {
+            return BoxFit::Empty;
+        }
+        self.box_xyxy = Some(cut);
+        if cut == given { BoxFit::Inside } else { BoxFit::Cut }
+    }
+
     /// Whether the prompt can be used on an image of that height and width.
     ///
     /// # Errors
@@ -135,9 +159,7 @@ impl ImagePrompt {
             ));
         }
         if self.box_xyxy.is_none() && self.points.is_empty() && self.mask.is_none() {
-            return refuse(
-                "no prompt: give --box x0,y0,x1,y1, --point x,y[,label] or --mask FILE".into(),
-            );
+            return refuse("no prompt: a box, a point or a mask is needed".into());
         }
         Ok(())
     }
@@ -215,6 +237,27 @@ mod tests {
         let mask = Some(MaskInput { side: 64, values: vec![0.0; 64 * 64] });
         let error = problem(&ImagePrompt { mask, ..ImagePrompt::default() });
         assert!(error.contains("64 x 64, the model takes 256 x 256"), "{error}");
+    }
+
+    #[test]
+    fn a_box_is_cut_at_the_edges_of_its_image() {
+        let fitted = |corners| {
+            let mut prompt = ImagePrompt { box_xyxy: Some(corners), ..ImagePrompt::default() };
+            let fit = prompt.fit_box((10, 20));
+            (fit, prompt.box_xyxy.unwrap())
+        };
+        let inside = [0.0, 1.0, 20.0, 10.0];
+        assert_eq!(fitted(inside), (BoxFit::Inside, inside));
+        assert_eq!(fitted([-5.0, 1.0, 50.0, 99.0]), (BoxFit::Cut, inside));
+        for empty in [
+            [1.0, 1.0, 1.0, 9.0],
+            [5.0, 1.0, 4.0, 9.0],
+            [21.0, 1.0, 30.0, 9.0],
+            [-9.0, 1.0, -1.0, 9.0],
+        ] {
+            assert_eq!(fitted(empty), (BoxFit::Empty, empty));
+        }
+        assert_eq!(ImagePrompt::default().fit_box((10, 20)), BoxFit::Inside);
     }
 
     #[test]

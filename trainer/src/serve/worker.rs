@@ -21,6 +21,7 @@ use crate::model::SamHq;
 use crate::panic_line::panic_line;
 use crate::predict::{
     EncodedImage, ImagePrompt, MaskInput, MaskMode, PredictError, Prediction, Predictor,
+    refusal_text,
 };
 
 /// Requests that may wait. An upload waits as a whole.
@@ -169,11 +170,14 @@ impl Session<'_> {
     fn open(&mut self, bytes: &[u8]) -> Answer<OpenedImage> {
         let limits = DecodeLimits { max_pixels: self.max_pixels, ..DecodeLimits::default() };
         let image = decode_image(bytes, &limits).map_err(|reason| {
-            let status = match reason {
-                RejectReason::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-                _ => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            };
-            Refusal::new(status, reason.to_string())
+            let problem = refusal_text(&reason);
+            match reason {
+                RejectReason::TooLarge { .. } => Refusal::new(
+                    StatusCode::PAYLOAD_TOO_LARGE,
+                    format!("{problem}, or start the page with a larger --max-megapixels"),
+                ),
+                _ => Refusal::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, problem),
+            }
         })?;
         let encoded = self.predictor.encode(&image).map_err(|error| unusable(&error))?;
         let id = self.next_id;
@@ -197,8 +201,11 @@ impl Session<'_> {
         if request.refine.is_some() && refined.is_none() {
             return Err(gone("the mask to refine is no longer kept; click again without it"));
         }
+        let mut fitted = request.prompt.clone();
+        // Drawn a little over the edge; one that is all outside is refused below.
+        fitted.fit_box(image.original_hw);
         let predict = |mode, mask: Option<&MaskInput>| -> Answer<Prediction> {
-            let prompt = ImagePrompt { mask: mask.cloned(), ..request.prompt.clone() };
+            let prompt = ImagePrompt { mask: mask.cloned(), ..fitted.clone() };
             let found = self.predictor.predict(image, &[prompt], mode, request.multimask);
             Ok(found.map_err(|error| unusable(&error))?.swap_remove(0))
         };

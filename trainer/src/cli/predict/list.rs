@@ -1,4 +1,4 @@
-//! Prompts of many images from a file: JSON or CSV of our own, or COCO.
+//! Prompts of many images from a file, JSON or CSV of our own.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -10,7 +10,7 @@ use dataset::raster::RgbRaster;
 use serde::Deserialize;
 use trainer::predict::{ImagePrompt, MaskInput};
 
-use super::images::{ImageFile, check_names};
+use super::images::ImageFile;
 use super::{Objects, Task};
 
 /// The prompts of one object in pixels of its image.
@@ -18,14 +18,11 @@ use super::{Objects, Task};
 #[serde(deny_unknown_fields)]
 pub(super) struct ListedObject {
     #[serde(rename = "box")]
-    box_xyxy: Option<[f32; 4]>,
+    pub(super) box_xyxy: Option<[f32; 4]>,
     /// x, y and, unless 1, label.
     #[serde(default)]
-    points: Vec<Vec<f32>>,
-    mask: Option<PathBuf>,
-    /// Boxes of detectors may stick out of the image by a little.
-    #[serde(skip)]
-    is_clipped: bool,
+    pub(super) points: Vec<Vec<f32>>,
+    pub(super) mask: Option<PathBuf>,
     /// COCO's class.
     #[serde(skip)]
     pub(super) category_id: u64,
@@ -38,12 +35,6 @@ impl ListedObject {
     /// The prompt as the model takes it.
     pub(super) fn prompt(&self, image: &RgbRaster, logits_side: usize) -> Result<ImagePrompt> {
         let mut prompt = ImagePrompt { box_xyxy: self.box_xyxy, ..ImagePrompt::default() };
-        if let Some(corners) = prompt.box_xyxy.as_mut().filter(|_| self.is_clipped) {
-            let sides = [image.width, image.height, image.width, image.height];
-            for (value, side) in corners.iter_mut().zip(sides) {
-                *value = value.clamp(0.0, side as f32);
-            }
-        }
         for point in &self.points {
             let (x, y, label) = match point.as_slice() {
                 &[x, y] => (x, y, 1.0),
@@ -85,7 +76,7 @@ pub(super) fn matched(file: &Path, images: Vec<ImageFile>) -> Result<Vec<Task>> 
             Some(key) => {
                 let objects = Objects::Listed(list[key.as_ref()].clone());
                 used.insert(key.into_owned());
-                tasks.push(Task { image, objects, image_id: None });
+                tasks.push(Task { image, objects, coco: None });
             }
             None => without += 1,
         }
@@ -166,80 +157,6 @@ fn add(object: &mut ListedObject, row: Row) -> Result<()> {
     Ok(())
 }
 
-#[derive(Deserialize)]
-struct CocoImage {
-    id: u64,
-    file_name: String,
-}
-
-#[derive(Deserialize)]
-struct CocoBox {
-    image_id: u64,
-    #[serde(default)]
-    category_id: u64,
-    bbox: [f32; 4],
-    score: Option<f64>,
-}
-
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum CocoFile {
-    Instances { images: Vec<CocoImage>, annotations: Vec<CocoBox> },
-    Detections(Vec<CocoBox>),
-    Images { images: Vec<CocoImage> },
-}
-
-/// The images in `folder` that a COCO file has boxes for.
-pub(super) fn coco(file: &Path, image_info: Option<&Path>, folder: &Path) -> Result<Vec<Task>> {
-    ensure!(folder.is_dir(), "{}: no such folder of images", folder.display());
-    let read = |file: &Path| {
-        read_json::<CocoFile>(file).map_err(|error| {
-            let is_shape = error.root_cause().to_string().contains("untagged");
-            let problem = match is_shape {
-                true => {
-                    "neither COCO annotations with images and bbox nor a list of detections".into()
-                }
-                false => error.root_cause().to_string(),
-            };
-            anyhow!("{}: {problem}", file.display())
-        })
-    };
-    let info = image_info.map(read).transpose()?;
-    let (boxes, images) = match (read(file)?, info) {
-        (CocoFile::Detections(_), None) => bail!(
-            "{}: detections do not name their images; give the file that does with --image-info",
-            file.display()
-        ),
-        (CocoFile::Images { .. }, _) => bail!("{}: holds no boxes", file.display()),
-        (CocoFile::Instances { images, annotations }, None) => (annotations, images),
-        (
-            CocoFile::Detections(boxes) | CocoFile::Instances { annotations: boxes, .. },
-            Some(CocoFile::Instances { images, .. } | CocoFile::Images { images }),
-        ) => (boxes, images),
-        (_, Some(CocoFile::Detections(_))) => bail!("--image-info: holds no images"),
-    };
-    ensure!(!boxes.is_empty(), "{}: no box in this file", file.display());
-    let mut objects: BTreeMap<u64, Vec<ListedObject>> = BTreeMap::new();
-    for CocoBox { image_id, category_id, bbox: [x, y, width, height], score } in boxes {
-        let box_xyxy = Some([x, y, x + width, y + height]);
-        let object =
-            ListedObject { box_xyxy, is_clipped: true, category_id, score, ..Default::default() };
-        objects.entry(image_id).or_default().push(object);
-    }
-    let mut tasks = Vec::new();
-    for CocoImage { id, file_name } in images {
-        if let Some(objects) = objects.remove(&id) {
-            let image = ImageFile::named(folder, Path::new(&file_name));
-            tasks.push(Task { image, objects: Objects::Listed(objects), image_id: Some(id) });
-        }
-    }
-    if let Some(id) = objects.keys().next() {
-        bail!("{}: a box is on image {id}, which is not among the images", file.display());
-    }
-    check_names(tasks.iter().map(|task| &task.image))?;
-    Ok(tasks)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -284,26 +201,5 @@ mod tests {
             file("list.json", r#"{"x/a.jpg": [{"box": [1, 2, 3, 4]}], "b.jpg": []}"#);
         let tasks = matched(&path, vec![image("x/a.jpg"), image("y/b.jpg"), image("c.jpg")]);
         assert_eq!(tasks.unwrap().len(), 2);
-    }
-
-    #[test]
-    fn detections_take_their_images_from_another_file() {
-        let (folder, boxes) = file(
-            "found.json",
-            r#"[{"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}]"#,
-        );
-        let error = coco(&boxes, None, folder.path()).err().unwrap().to_string();
-        assert!(error.contains("--image-info"), "{error}");
-        let (_info, info) = file("images.json", r#"{"images": [{"id": 7, "file_name": "a.jpg"}]}"#);
-        let tasks = coco(&boxes, Some(&info), folder.path()).unwrap();
-        assert_eq!((tasks.len(), tasks[0].image_id), (1, Some(7)));
-        let (_other, other) =
-            file("other.json", r#"{"images": [{"id": 8, "file_name": "a.jpg"}]}"#);
-        let error = coco(&boxes, Some(&other), folder.path()).err().unwrap().to_string();
-        assert!(error.contains("image 7, which is not among"), "{error}");
-        let (_text, text) = file("text.json", "{\"images\": 3}");
-        assert!(
-            coco(&text, None, folder.path()).err().unwrap().to_string().contains("neither COCO")
-        );
     }
 }

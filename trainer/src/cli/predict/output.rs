@@ -1,5 +1,6 @@
 //! What `hqsam predict` writes, and under which names.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
@@ -29,6 +30,9 @@ pub(super) struct Target<'a> {
     pub(super) image: &'a RgbRaster,
     pub(super) file: &'a ImageFile,
     pub(super) coco: Option<CocoIds>,
+    /// Objects on the image, and the numbers of those that are predicted.
+    pub(super) objects: usize,
+    pub(super) numbers: &'a [usize],
 }
 
 /// `image_id` and, of each object, category and the detection's score.
@@ -57,6 +61,8 @@ pub(super) struct Outputs {
     path: PathBuf,
     overlay: Option<PathBuf>,
     formats: Vec<Format>,
+    /// Canonical paths of what is read.
+    inputs: BTreeSet<PathBuf>,
     records: Vec<Record>,
     images: usize,
     masks: usize,
@@ -64,13 +70,14 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// Creates the folder of several images.
-    pub(super) fn new(
+    /// Creates the folder of several images. None of `inputs` is written over.
+    pub(super) fn new<'a>(
         path: Option<PathBuf>,
         overlay: Option<PathBuf>,
         formats: &[Format],
         is_single: bool,
         is_coco: bool,
+        inputs: impl Iterator<Item = &'a Path>,
     ) -> Result<Self> {
         let default = if is_single { "mask.png" } else { "predictions" };
         let path = path.unwrap_or_else(|| default.into());
@@ -91,28 +98,80 @@ impl Outputs {
             ([], false) => vec![Format::Png, Format::Overlay],
             (formats, _) => formats.to_vec(),
         };
-        let records = Vec::new();
-        Ok(Self { is_single, path, overlay, formats, records, images: 0, masks: 0, foreground: 0 })
+        let (inputs, records) = (inputs.filter_map(|path| path.canonicalize().ok()), Vec::new());
+        let inputs = inputs.collect();
+        let outputs = Self {
+            is_single,
+            path,
+            overlay,
+            formats,
+            inputs,
+            records,
+            images: 0,
+            masks: 0,
+            foreground: 0,
+        };
+        if outputs.formats.contains(&Format::Rle) {
+            outputs.check_path(&outputs.list_path())?;
+        }
+        Ok(outputs)
+    }
+
+    /// Refuses to write over a picture or a list that is read.
+    pub(super) fn check_path(&self, path: &Path) -> Result<()> {
+        let is_input = path.canonicalize().is_ok_and(|path| self.inputs.contains(&path));
+        ensure!(!is_input, "{}: this file is read here; name another one to write", path.display());
+        Ok(())
+    }
+
+    /// [`Outputs::check_path`] for what [`Outputs::write`] will write.
+    pub(super) fn check(&self, target: &Target<'_>, masks_each: usize) -> Result<()> {
+        let base = self.base(target.file);
+        if self.formats.contains(&Format::Png) {
+            mask_paths(&base, target, masks_each)
+                .iter()
+                .try_for_each(|path| self.check_path(path))?;
+        }
+        self.overlay_path(&base).map_or(Ok(()), |path| self.check_path(&path))
+    }
+
+    /// `mask.png`, or `photo.jpg.png` below the folder: two images may differ in extension alone.
+    fn base(&self, file: &ImageFile) -> PathBuf {
+        if self.is_single {
+            return self.path.clone();
+        }
+        let mut name: OsString = file.name.clone().into();
+        name.push(".png");
+        self.path.join(name)
+    }
+
+    fn overlay_path(&self, base: &Path) -> Option<PathBuf> {
+        let default =
+            || self.formats.contains(&Format::Overlay).then(|| base.with_extension("overlay.png"));
+        self.overlay.clone().or_else(default)
+    }
+
+    fn list_path(&self) -> PathBuf {
+        match self.is_single {
+            true => self.path.with_extension("json"),
+            false => self.path.join("results.json"),
+        }
     }
 
     /// Writes the masks of one image.
     pub(super) fn write(&mut self, target: &Target<'_>, predictions: &[Prediction]) -> Result<()> {
-        // `mask.png`, or `photo.jpg.png` below the folder: two images may differ in extension alone.
-        let base = if self.is_single {
-            self.path.clone()
-        } else {
-            let mut name: OsString = target.file.name.clone().into();
-            name.push(".png");
-            self.path.join(name)
-        };
+        let base = self.base(target.file);
         if let Some(folder) = base.parent() {
             std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
         }
+        let masks = predictions.iter().flat_map(|prediction| &prediction.masks);
         if self.formats.contains(&Format::Png) {
-            write_masks(&base, target.image, predictions)?;
+            let masks_each = predictions.first().map_or(1, |prediction| prediction.masks.len());
+            for (path, mask) in mask_paths(&base, target, masks_each).iter().zip(masks.clone()) {
+                write_png(path, &mask.pixels, target.image, ColorType::L8)?;
+            }
         }
-        if self.formats.contains(&Format::Overlay) || self.overlay.is_some() {
-            let path = self.overlay.clone().unwrap_or_else(|| base.with_extension("overlay.png"));
+        if let Some(path) = self.overlay_path(&base) {
             let picture = overlay(target.image, predictions.iter().map(best_mask));
             write_png(&path, &picture.pixels, target.image, ColorType::Rgb8)?;
         }
@@ -120,7 +179,7 @@ impl Outputs {
             self.record(target, predictions);
         }
         self.images += 1;
-        for mask in predictions.iter().flat_map(|prediction| &prediction.masks) {
+        for mask in masks {
             self.masks += 1;
             self.foreground += mask.foreground_pixels();
         }
@@ -128,7 +187,7 @@ impl Outputs {
     }
 
     fn record(&mut self, target: &Target<'_>, predictions: &[Prediction]) {
-        for (object, prediction) in predictions.iter().enumerate() {
+        for (&object, prediction) in target.numbers.iter().zip(predictions) {
             if let Some((image_id, ids)) = &target.coco {
                 let (category_id, detection) = ids[object];
                 let rle = Rle::from_mask(best_mask(prediction));
@@ -160,10 +219,7 @@ impl Outputs {
     pub(super) fn finish(self) -> Result<String> {
         let mut written = self.path.display().to_string();
         if self.formats.contains(&Format::Rle) {
-            let path = match self.is_single {
-                true => self.path.with_extension("json"),
-                false => self.path.join("results.json"),
-            };
+            let path = self.list_path();
             write_json(&path, &self.records)?;
             written = path.display().to_string();
         }
@@ -182,24 +238,23 @@ pub(crate) fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
     std::fs::rename(&staged, path).with_context(|| path.display().to_string())
 }
 
-/// One mask under `base` itself, several as `base-<object>.png`, of SAM's three
-/// `base-<object>-<mask>.png`.
-fn write_masks(base: &Path, image: &RgbRaster, predictions: &[Prediction]) -> Result<()> {
-    let masks_each = predictions.first().map_or(1, |prediction| prediction.masks.len());
-    for (object, prediction) in predictions.iter().enumerate() {
-        for (index, mask) in prediction.masks.iter().enumerate() {
-            let number = match (predictions.len(), masks_each) {
-                (1, 1) => String::new(),
-                (_, 1) => format!("-{object}"),
-                _ => format!("-{object}-{index}"),
-            };
-            let mut name = base.file_stem().unwrap_or_default().to_owned();
-            name.push(format!("{number}.png"));
-            let path = if number.is_empty() { base.to_owned() } else { base.with_file_name(name) };
-            write_png(&path, &mask.pixels, image, ColorType::L8)?;
+/// Where the masks go: one object's to `base` itself, those of several to `base-<object>.png`, SAM's
+/// three to `base-<object>-<mask>.png`.
+fn mask_paths(base: &Path, target: &Target<'_>, masks_each: usize) -> Vec<PathBuf> {
+    let stem = base.file_stem().unwrap_or_default();
+    let named = |number: String| {
+        let mut name = stem.to_owned();
+        name.push(number + ".png");
+        base.with_file_name(name)
+    };
+    let of_object = |&object: &usize| -> Vec<PathBuf> {
+        match (target.objects, masks_each) {
+            (1, 1) => vec![base.to_owned()],
+            (_, 1) => vec![named(format!("-{object}"))],
+            _ => (0..masks_each).map(|mask| named(format!("-{object}-{mask}"))).collect(),
         }
-    }
-    Ok(())
+    };
+    target.numbers.iter().flat_map(of_object).collect()
 }
 
 /// Writes pixels of the size of `size`.

@@ -14,6 +14,15 @@ pub(super) struct ObjectText {
     mask: Option<PathBuf>,
 }
 
+/// The value of an option of prompts. Numbers may be below zero; an option in their place means that they
+/// were forgotten.
+pub(super) fn value(text: &str) -> Result<String, String> {
+    match text.strip_prefix("--") {
+        Some(option) => Err(format!("numbers are missing before --{option}")),
+        None => Ok(text.to_owned()),
+    }
+}
+
 /// The objects that `--box`, `--point`, `--mask` or `--object` describe.
 pub(super) fn objects(
     boxes: &[String],
