@@ -221,7 +221,7 @@ fn take(
     let started = Instant::now();
     let mut seen: Option<(Vec<u8>, Instant)> = None;
     let mut is_told = false;
-    while !stop() {
+    loop {
         let Some((bytes, version)) = folder.get(LOCK)? else {
             if let Some(version) = folder.create(LOCK, &record.bytes())? {
                 return Ok(Some(version));
@@ -251,9 +251,11 @@ fn take(
             );
             is_told = true;
         }
+        if stop() {
+            return Ok(None);
+        }
         std::thread::sleep(LOOK_AGAIN);
     }
-    Ok(None)
 }
 
 fn parse(bytes: &[u8]) -> Option<Record> {

@@ -7,21 +7,42 @@ use std::time::{Duration, Instant};
 
 use dataset::order::World;
 use pipeline::Position;
+use tch::Device;
 
 use super::agreement::{CONFIGURATION, differences};
 use super::training::Training;
 use super::{TrainError, internal};
 use crate::checkpoint::{Checkpoint, Checkpoints, Found};
 use crate::config::TrainConfig;
-use crate::run::load_hq_parameters;
+use crate::data_parallel::DataParallel;
+use crate::json_lines::is_full;
+use crate::run::{CONFIG_FILE, load_hq_parameters};
 use crate::run_log::{EVALUATIONS, STEPS};
 
 /// Seconds that a new run waits for the ranks of a killed launcher to save and end.
 const LOCK_WAIT_SECS: u64 = 60;
 
+/// [`lock_run`] on every rank or on none: `None` where one was asked to stop while it waited.
+pub(super) fn take_place(
+    config: &TrainConfig,
+    world: World,
+    data_parallel: &DataParallel,
+    device: Device,
+    stop: &dyn Fn() -> bool,
+) -> Result<Option<(Checkpoints, Option<File>)>, TrainError> {
+    let locked = lock_run(config, world, stop)?;
+    let has_place = f64::from(u8::from(locked.is_some()));
+    let with_place: f64 = match data_parallel.sum(&[has_place], device) {
+        // Another rank may have heard it when it was still waiting for the last one.
+        Err(_) if stop() => return Ok(None),
+        counts => counts?.iter().sum(),
+    };
+    Ok(locked.filter(|_| with_place == world.world_size as f64))
+}
+
 /// The checkpoints of the run and the lock of its folder, which the system releases when rank 0 ends,
 /// however it ends. Rank 0 locks a store besides. `None` where `stop` asks for an end before.
-pub(super) fn lock_run(
+fn lock_run(
     config: &TrainConfig,
     world: World,
     stop: &dyn Fn() -> bool,
@@ -148,6 +169,31 @@ impl Training<'_> {
         self.position = Position { epoch: info.epoch, step: info.step };
         self.global_step = info.global_step;
         self.log.resumed(path, &self.position, self.global_step)
+    }
+
+    /// Writes down what is trained, for whoever opens the run.
+    pub(super) fn write_config(&self) -> Result<(), TrainError> {
+        if self.world.rank != 0 {
+            return Ok(());
+        }
+        let path = self.folder.join(CONFIG_FILE);
+        let text = toml::to_string(self.config).map_err(internal)?;
+        if let Checkpoints::Store(store) = &*self.checkpoints {
+            store.put_config(&text)?;
+        }
+        if std::fs::read_to_string(&path).is_ok_and(|before| before == text) {
+            return Ok(());
+        }
+        let staged = path.with_extension("toml.tmp");
+        match std::fs::write(&staged, text).and_then(|()| std::fs::rename(&staged, &path)) {
+            // What the run needs to be opened is there, though some settings were others.
+            Err(error) if is_full(&error) && path.exists() => {
+                tracing::warn!("{}: {error}; the one before is kept", path.display());
+                let _ = std::fs::remove_file(staged);
+                Ok(())
+            }
+            written => written.map_err(|source| TrainError::Io { path, source }),
+        }
     }
 
     /// Says what differs: this rank's `value` and those of the others are compared with rank 0's.

@@ -17,7 +17,7 @@ use super::agreement::{CONFIGURATION, program};
 use super::ahead::Ahead;
 use super::frozen::Frozen;
 use super::parameters;
-use super::resume::{forget_logs, lock_run, newest_checkpoint};
+use super::resume::{forget_logs, newest_checkpoint, take_place};
 use super::saver::Saver;
 use super::setup::{check_prompts, join_ranks, open_feature_cache, step_context};
 use super::{Outcome, TrainError, TrainOptions, internal};
@@ -29,10 +29,9 @@ use crate::evaluate::{
     EvalContext, EvalReport, Evaluation, PictureWish, check_protocols, evaluate,
 };
 use crate::feature_cache::CacheCounts;
-use crate::json_lines::is_full;
 use crate::memory;
 use crate::model::{EncoderConfig, StateDict};
-use crate::run::{CONFIG_FILE, load_frozen_sam};
+use crate::run::load_frozen_sam;
 use crate::run_log::{RunLog, StepLine};
 use crate::step::{StepContext, StepReport};
 
@@ -58,7 +57,7 @@ pub(super) struct Training<'a> {
     frozen: Frozen,
     /// Ends before what it writes to.
     saver: Saver,
-    checkpoints: Arc<Checkpoints>,
+    pub(super) checkpoints: Arc<Checkpoints>,
     /// Beaten before each step and for each evaluated batch: the launcher ends ranks that hang.
     pub(super) heartbeat: Heartbeat,
     last_save: Instant,
@@ -71,7 +70,9 @@ pub(super) struct Training<'a> {
 }
 
 impl<'a> Training<'a> {
-    /// `None` where a rank was asked to stop before the run's place was its own.
+    /// `None` where a rank was asked to stop while it waited for the others or for the run's place. A
+    /// request that finds nothing to wait for ends the run after its first step: starts that did nothing
+    /// would never end.
     pub(super) fn start(
         config: &'a TrainConfig,
         options: &TrainOptions,
@@ -86,12 +87,8 @@ impl<'a> Training<'a> {
             joined => joined?,
         };
         let dataset = Arc::new(Dataset::open(&config.data.path)?);
-        let locked = lock_run(config, world, stop)?;
-        let may_go_on = f64::from(u8::from(locked.is_some() && !stop()));
-        let go_on: f64 = data_parallel.sum(&[may_go_on], options.device)?.iter().sum();
-        let Some((checkpoints, lock)) = locked.filter(|_| go_on == world.world_size as f64) else {
-            return Ok(None);
-        };
+        let place = take_place(config, world, &data_parallel, options.device, stop)?;
+        let Some((checkpoints, lock)) = place else { return Ok(None) };
         let (checkpoints, folder) = (Arc::new(checkpoints), config.folder());
         let newest =
             newest_checkpoint(&checkpoints, &config.output, options.resume, world.rank == 0)?;
@@ -172,30 +169,6 @@ impl<'a> Training<'a> {
 
     fn hq_state(&self) -> StateDict {
         self.context.hq_parameters.iter().map(|(n, t)| (n.clone(), t.shallow_clone())).collect()
-    }
-
-    fn write_config(&self) -> Result<(), TrainError> {
-        if self.world.rank != 0 {
-            return Ok(());
-        }
-        let path = self.folder.join(CONFIG_FILE);
-        let text = toml::to_string(self.config).map_err(internal)?;
-        if let Checkpoints::Store(store) = &*self.checkpoints {
-            store.put_config(&text)?;
-        }
-        if std::fs::read_to_string(&path).is_ok_and(|before| before == text) {
-            return Ok(());
-        }
-        let staged = path.with_extension("toml.tmp");
-        match std::fs::write(&staged, text).and_then(|()| std::fs::rename(&staged, &path)) {
-            // What the run needs to be opened is there, though some settings were others.
-            Err(error) if is_full(&error) && path.exists() => {
-                tracing::warn!("{}: {error}; the one before is kept", path.display());
-                let _ = std::fs::remove_file(staged);
-                Ok(())
-            }
-            written => written.map_err(|source| TrainError::Io { path, source }),
-        }
     }
 
     /// Goes to the next step; `updated` is false for a step that was skipped.
