@@ -72,6 +72,7 @@ mod tests {
             EvalReport { data_sha256: "9999".into(), ..full.clone() },
             EvalReport { seed: 7, ..full.clone() },
             EvalReport { dilation_ratio: 0.1, ..full.clone() },
+            EvalReport { conditions: "in bfloat16".into(), ..full.clone() },
             test_report(&[Protocol::Box], 3),
             test_report(&[Protocol::Box, Protocol::Points(5)], 1),
         ] {

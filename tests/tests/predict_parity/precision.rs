@@ -1,5 +1,6 @@
 //! The number type in which a run and its export compute.
 
+use serde_json::Value;
 use tests::{run, succeed, tiny};
 
 use super::save_image;
@@ -36,6 +37,13 @@ fn a_run_in_bfloat16_says_so_and_predicts_as_its_export_when_asked() {
     assert!(predict("run", float32) == (false, exported.clone()));
     assert!(predict("model.pth", float32) == (false, exported));
     assert!(predict("model.pth", bfloat16) == (false, rounded));
+    let evaluated = |more: &[&str]| {
+        let call = ["eval", "model.pth", "--data", "data", "--split", "val", "--json"];
+        let report = succeed(folder, "hqsam", &[&call[..], more].concat());
+        let report: Value = serde_json::from_str(&report).unwrap();
+        report[0]["conditions"].as_str().unwrap().contains("the encoder in bfloat16")
+    };
+    assert!(!evaluated(&["--batch", "3"]) && evaluated(bfloat16));
     for command in ["amg", "serve"] {
         assert!(
             succeed(folder, "hqsam", &[command, "--help"]).contains("--precision"),

@@ -19,8 +19,10 @@ use trainer::data_parallel::DataParallel;
 use trainer::eval_files::{free_name, write_page, write_report};
 use trainer::evaluate::{EvalContext, EvalReport, Evaluation, PictureWish, Protocol, evaluate};
 use trainer::ranks;
-use trainer::run::{self, OpenModel};
+use trainer::run::OpenModel;
 use trainer::run_log::evaluation_bar;
+
+use super::precision::{self, PrecisionName};
 
 #[derive(Args)]
 pub(crate) struct EvalArguments {
@@ -54,6 +56,13 @@ pub(crate) struct EvalArguments {
     /// Seed of the drawn prompts. Default: the run's, else 42.
     #[arg(long)]
     seed: Option<u64>,
+    /// Number type in which the encoder computes. Default: the one that a run was trained in, float32 for
+    /// a file.
+    #[arg(long, value_enum)]
+    precision: Option<PrecisionName>,
+    /// Images that go through the model at once. Default: the run's, else 2.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    batch: Option<u16>,
     /// Encoder of a model file that does not tell its own: a published name, a run's folder, or a
     /// TOML file of sizes.
     #[arg(long)]
@@ -105,6 +114,7 @@ impl EvalArguments {
         section.dilation_ratio = self.dilation_ratio.unwrap_or(section.dilation_ratio);
         section.hq_output = self.mode.unwrap_or(section.hq_output);
         section.seed = self.seed.unwrap_or(section.seed);
+        section.batch = self.batch.map_or(section.batch, usize::from);
         if !self.split.is_empty() {
             section.splits.clone_from(&self.split);
         }
@@ -131,8 +141,12 @@ pub(crate) fn run(
 fn run_rank(arguments: &EvalArguments, device: Device, rank_env: Option<&RankEnv>) -> Result<()> {
     let (heartbeat, batches) = (Heartbeat::from_env(), Cell::new(0));
     let beating = heartbeat.keep_beating();
-    let OpenModel { model, encoder, origin, config, .. } =
-        run::open_model(&arguments.model, arguments.encoder.as_deref(), device)?;
+    let OpenModel { model, encoder, origin, config, .. } = precision::open(
+        arguments.precision,
+        &arguments.model,
+        arguments.encoder.as_deref(),
+        device,
+    )?;
     let data = match (&arguments.data, &config) {
         (Some(data), _) => data.clone(),
         (None, Some(config)) => config.data.path.clone(),

@@ -38,7 +38,7 @@ use crate::config::{EvalSection, HqOutput};
 use crate::data_parallel::DataParallel;
 use crate::feature_cache::{self, FeatureCache};
 use crate::metrics::upsample_logits;
-use crate::model::{DecodeOutput, ImageFeatures, SamHq};
+use crate::model::{DecodeOutput, ImageFeatures, Precision, SamHq};
 use crate::train::TrainError;
 
 /// Where and with whom an evaluation runs.
@@ -130,9 +130,7 @@ pub fn evaluate(
         data: dataset.location().to_owned(),
         data_sha256: dataset.manifest_sha256(),
         hq_sha256: checkpoint::digest(&context.model.hq_parameters().into_iter().collect()),
-        conditions: "image and mask stretched to the input; logits resized to the file's \
-                     resolution, cut at 0; mask foreground above 128"
-            .into(),
+        conditions: conditions(context.model.encoder_precision()),
         hq_output: config.hq_output,
         dilation_ratio: config.dilation_ratio,
         seed: config.seed,
@@ -140,6 +138,15 @@ pub fn evaluate(
         images,
     };
     Ok(Some(Evaluation { report, pictures }))
+}
+
+fn conditions(precision: Precision) -> String {
+    let published = "image and mask stretched to the input; logits resized to the file's resolution, cut \
+                     at 0; mask foreground above 128";
+    match precision {
+        Precision::Float32 => published.to_owned(),
+        Precision::BFloat16 => format!("{published}; the encoder in bfloat16"),
+    }
 }
 
 /// Whether any rank was asked to stop.

@@ -108,7 +108,7 @@ pub struct EvalReport {
     /// Which HQ values were evaluated, see [`digest`](crate::checkpoint::digest).
     #[serde(default)]
     pub hq_sha256: String,
-    /// Resizing and thresholds, the same for every protocol.
+    /// Resizing, thresholds and number type, the same for every protocol.
     pub conditions: String,
     /// Which logits HQ-SAM's masks are made of.
     pub hq_output: HqOutput,
@@ -177,9 +177,9 @@ impl EvalReport {
     pub fn evaluation_sha256(&self) -> String {
         let protocols: Vec<String> =
             self.whole_split().map(|set| set.protocol.to_string()).collect();
-        let Self { split, data_sha256, hq_output, dilation_ratio, seed, .. } = self;
+        let Self { split, data_sha256, conditions, hq_output, dilation_ratio, seed, .. } = self;
         let facts = format!(
-            "{split}\n{data_sha256}\n{}\n{}\n{hq_output} {dilation_ratio} {seed}",
+            "{split}\n{data_sha256}\n{}\n{}\n{hq_output} {dilation_ratio} {seed}\n{conditions}",
             self.num_images(),
             protocols.join(",")
         );
