@@ -76,12 +76,14 @@ pub(crate) fn assert_all_done(text: &str, num_ranks: usize) {
 fn launch_starts_ranks_of_torch_on_its_reserved_port() {
     let Some(python) = python() else { return };
     let program = "
-import os, torch, torch.distributed as dist
+import sys, torch, torch.distributed as dist
 dist.init_process_group('gloo')
 value = torch.tensor([dist.get_rank() + 1.0])
 dist.all_reduce(value)
 assert dist.is_torchelastic_launched()
-print('sum', value.item(), 'of', dist.get_world_size(), flush=True)
+# In one write, so that the other rank's line cannot come between its words.
+sys.stdout.write(f'sum {value.item()} of {dist.get_world_size()}\\n')
+sys.stdout.flush()
 dist.destroy_process_group()
 ";
     let mut command = launch(&["--procs", "2", "--"]);
