@@ -13,14 +13,13 @@ use trainer::amg::{AmgOptions, GeneratedMask, generate};
 use trainer::predict::{MaskMode, Predictor, overlay, read_image};
 use trainer::rle::Segmentation;
 
-use super::precision::{self, PrecisionName};
+use super::model_arguments::ModelArguments;
 use super::predict::{ImageFile, image_bar, images, write_json, write_png};
 
 #[derive(Args)]
 pub(crate) struct AmgArguments {
-    /// Folder of a run, or a merged HQ-SAM file.
-    #[arg(value_parser = super::run_or_file)]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArguments,
     /// Images (JPEG, PNG), or folders of them.
     #[arg(required = true)]
     images: Vec<PathBuf>,
@@ -38,14 +37,6 @@ pub(crate) struct AmgArguments {
     /// Which logits become the masks; `sam` judges all three masks of each point.
     #[arg(long, value_enum, default_value = "sum")]
     mode: MaskMode,
-    /// Number type in which the encoder computes. Default: the one that a run was trained in, float32 for
-    /// a file.
-    #[arg(long, value_enum)]
-    precision: Option<PrecisionName>,
-    /// Encoder of a model file that does not tell its own: a published name, a run's folder, or a
-    /// TOML file of sizes.
-    #[arg(long)]
-    encoder: Option<String>,
 }
 
 /// The published generator's names.
@@ -81,12 +72,7 @@ struct Record {
 pub(crate) fn run(arguments: &AmgArguments, device: Device) -> Result<()> {
     arguments.options.check()?;
     let images = images(&arguments.images)?;
-    let opened = precision::open(
-        arguments.precision,
-        &arguments.model,
-        arguments.encoder.as_deref(),
-        device,
-    )?;
+    let opened = arguments.model.open(device)?;
     let predictor = Predictor::new(&opened.model);
     let bar = image_bar(images.len(), images.len() == 1);
     let (mut masks, mut failed) = (0, 0);

@@ -22,13 +22,12 @@ use trainer::ranks;
 use trainer::run::OpenModel;
 use trainer::run_log::evaluation_bar;
 
-use super::precision::{self, PrecisionName};
+use super::model_arguments::ModelArguments;
 
 #[derive(Args)]
 pub(crate) struct EvalArguments {
-    /// Folder or URL of a run, or a merged HQ-SAM file.
-    #[arg(value_parser = super::run_or_file)]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArguments,
     /// Data set: its folder or URL, or the build configuration that made it. Default: the run's.
     #[arg(long)]
     data: Option<String>,
@@ -56,17 +55,9 @@ pub(crate) struct EvalArguments {
     /// Seed of the drawn prompts. Default: the run's, else 42.
     #[arg(long)]
     seed: Option<u64>,
-    /// Number type in which the encoder computes. Default: the one that a run was trained in, float32 for
-    /// a file.
-    #[arg(long, value_enum)]
-    precision: Option<PrecisionName>,
     /// Images that go through the model at once. Default: the run's, else 2.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     batch: Option<u16>,
-    /// Encoder of a model file that does not tell its own: a published name, a run's folder, or a
-    /// TOML file of sizes.
-    #[arg(long)]
-    encoder: Option<String>,
     /// Evaluate only the first so many images. A run's `eval.limit` does not count here.
     #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
     limit: Option<u64>,
@@ -93,7 +84,7 @@ impl EvalArguments {
         if let Some(folder) = &self.output {
             return Some((folder.clone(), report.split.clone()));
         }
-        let folder = self.model.is_dir().then(|| self.model.join("eval"))?;
+        let folder = self.model.path.is_dir().then(|| self.model.path.join("eval"))?;
         let name = free_name(&folder, report);
         if name != report.split {
             tracing::info!(
@@ -141,12 +132,7 @@ pub(crate) fn run(
 fn run_rank(arguments: &EvalArguments, device: Device, rank_env: Option<&RankEnv>) -> Result<()> {
     let (heartbeat, batches) = (Heartbeat::from_env(), Cell::new(0));
     let beating = heartbeat.keep_beating();
-    let OpenModel { model, encoder, origin, config, .. } = precision::open(
-        arguments.precision,
-        &arguments.model,
-        arguments.encoder.as_deref(),
-        device,
-    )?;
+    let OpenModel { model, encoder, origin, config, .. } = arguments.model.open(device)?;
     let data = match (&arguments.data, &config) {
         (Some(data), _) => data.clone(),
         (None, Some(config)) => config.data.path.clone(),

@@ -6,7 +6,7 @@ mod eval;
 mod exit_code;
 mod export;
 mod fetch;
-mod precision;
+mod model_arguments;
 mod predict;
 mod serve;
 

@@ -12,13 +12,12 @@ use tch::Device;
 use trainer::run;
 use trainer::serve::{ServeError, ServeOptions, serve};
 
-use super::precision::{self, PrecisionName};
+use super::model_arguments::ModelArguments;
 
 #[derive(Args)]
 pub(crate) struct ServeArguments {
-    /// Folder or URL of a run, a checkpoint in it, or a merged HQ-SAM file.
-    #[arg(value_parser = super::run_or_file)]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArguments,
     /// Folder of the run whose curves and pictures are shown. Default: the run that the model is of,
     /// where that lies in a folder.
     #[arg(long)]
@@ -38,14 +37,6 @@ pub(crate) struct ServeArguments {
     /// Most pixels of such a picture, in millions.
     #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u16).range(1..=200))]
     max_megapixels: u16,
-    /// Number type in which the encoder computes. Default: the one that a run was trained in, float32 for
-    /// a file.
-    #[arg(long, value_enum)]
-    precision: Option<PrecisionName>,
-    /// Encoder of a model file that does not tell its own: a published name, a run's folder, or a
-    /// TOML file of sizes.
-    #[arg(long)]
-    encoder: Option<String>,
 }
 
 pub(crate) fn run(arguments: &ServeArguments, device: Device) -> Result<()> {
@@ -67,13 +58,8 @@ pub(crate) fn run(arguments: &ServeArguments, device: Device) -> Result<()> {
     if let Some(run) = arguments.run.as_ref().filter(|run| !run.is_dir()) {
         return Err(ServeError::Run(run.clone()).into());
     }
-    let opened = precision::open(
-        arguments.precision,
-        &arguments.model,
-        arguments.encoder.as_deref(),
-        device,
-    )?;
-    if arguments.run.is_none() && run::store_url(&arguments.model).is_some() {
+    let opened = arguments.model.open(device)?;
+    if arguments.run.is_none() && run::store_url(&arguments.model.path).is_some() {
         tracing::info!(
             "curves and pictures are shown of runs in folders only: name the folder of the run's logs \
              with --run"

@@ -19,7 +19,7 @@ use trainer::predict::{
     BoxFit, ImagePrompt, MaskMode, Prediction, Predictor, read_image, read_listed_image,
 };
 
-use super::precision::{self, PrecisionName};
+use super::model_arguments::ModelArguments;
 pub(crate) use images::{ImageFile, images};
 use list::ListedObject;
 use output::{CocoIds, Format, Outputs, Target};
@@ -28,9 +28,8 @@ use prompt_text::ObjectText;
 
 #[derive(Args)]
 pub(crate) struct PredictArguments {
-    /// Folder of a run, or a merged HQ-SAM file.
-    #[arg(value_parser = super::run_or_file)]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArguments,
     /// Images (JPEG, PNG), or folders of them.
     #[arg(required = true)]
     images: Vec<PathBuf>,
@@ -79,14 +78,6 @@ pub(crate) struct PredictArguments {
     /// 256 x 256, `iou_predictions`). For one image.
     #[arg(long)]
     logits: Option<PathBuf>,
-    /// Number type in which the encoder computes. Default: the one that a run was trained in, float32 for
-    /// a file.
-    #[arg(long, value_enum)]
-    precision: Option<PrecisionName>,
-    /// Encoder of a model file that does not tell its own: a published name, a run's folder, or a
-    /// TOML file of sizes.
-    #[arg(long)]
-    encoder: Option<String>,
 }
 
 /// One image and what is prompted on it.
@@ -143,12 +134,7 @@ pub(crate) fn run(arguments: &PredictArguments, device: Device) -> Result<()> {
         arguments.boxes_from.is_some(),
         inputs.chain(lists.into_iter().flatten().map(PathBuf::as_path)),
     )?;
-    let opened = precision::open(
-        arguments.precision,
-        &arguments.model,
-        arguments.encoder.as_deref(),
-        device,
-    )?;
+    let opened = arguments.model.open(device)?;
     let predictor = Predictor::new(&opened.model);
     let bar = image_bar(tasks.len(), is_single);
     let (mut failed, mut tally) = (0, BoxTally::default());
